@@ -1,0 +1,38 @@
+"""fastfid: exact and fast Fréchet Inception Distance.
+
+``import fastfid`` loads nothing but this file: public names are resolved when they are first used (PEP 562), so that
+neither CUDA nor Triton is touched and the import costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fastfid.api import FIDResult, demo, fid, stats
+    from fastfid.frechet import FrechetResult, frechet_distance
+    from fastfid.moments import Moments
+    from fastfid.protocols import PROTOCOLS, Protocol, protocol
+    from fastfid.resample import RaggedImages, resize_normalize
+
+_PUBLIC = {
+    "fid": "fastfid.api",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str) -> Any:
+    module = _PUBLIC.get(name)
+    if module is None:
+        raise AttributeError(f"module 'fastfid' has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_PUBLIC))

@@ -1,0 +1,1 @@
+"""Shared fixtures; makes the reference packages importable beside a CPU build of torch."""
