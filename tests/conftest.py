@@ -1,1 +1,24 @@
-"""Shared fixtures; makes the reference packages importable beside a CPU build of torch."""
+"""Shared by all tests: skip-and-count GPU tests without a GPU; fixed seeds.
+
+The oracle comparisons with the real reference packages have their own conftest in ``tests/oracles``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    marker = pytest.mark.skip(reason="no NVIDIA GPU here")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(marker)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20240607)
