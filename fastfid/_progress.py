@@ -1,0 +1,33 @@
+"""Progress bars on stderr, so that stdout holds results only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+def wanted(asked: bool | None) -> bool:
+    """The caller's word, else: only where a person looks at stderr."""
+    return sys.stderr.isatty() if asked is None else asked
+
+
+@contextmanager
+def bar(label: str, total: int | None, show: bool) -> Iterator[Callable[[int], None]]:
+    """A bar that counts images and shows images/s and the time left; a no-op where ``show`` is false."""
+    if not show:
+        yield lambda _count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(TextColumn):
+        def render(self, task: object) -> Text:
+            speed = getattr(task, "finished_speed", None) or getattr(task, "speed", None)
+            return Text(f"{speed:.1f} images/s" if speed else "")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=5) as shown:
+        task = shown.add_task(label, total=total)
+        yield lambda count: shown.update(task, advance=count)
