@@ -13,12 +13,17 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fastfid.api import FIDResult, demo, fid, stats
-    from fastfid.frechet import FrechetResult, frechet_distance
+    from fastfid.distance import FrechetResult, frechet, frechet_distance, frechet_moments
     from fastfid.moments import Moments
     from fastfid.protocols import PROTOCOLS, Protocol, protocol
     from fastfid.resample import RaggedImages, resize_normalize
 
 _PUBLIC = {
+    "FrechetResult": "fastfid.distance",
+    "Moments": "fastfid.moments",
+    "frechet": "fastfid.distance",
+    "frechet_distance": "fastfid.distance",
+    "frechet_moments": "fastfid.distance",
     "fid": "fastfid.api",
 }
 
