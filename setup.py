@@ -1,7 +1,7 @@
 """Compiles csrc/ into fastfid._C, a pybind11 module that does not use libtorch. Everything else is in pyproject.toml.
 
 Variables it obeys:
-    FASTFID_BUILD_CUDA=auto|0|1   auto (the default): with the CUDA sources if nvcc is found; 1: fail without nvcc; 0: never
+    FASTFID_BUILD_CUDA=auto|0|1   auto (the default): with the CUDA sources if nvcc is found; 1: fail without; 0: never
     FASTFID_CUDA_ARCH="90;100"    compute capabilities to compile for; the last one is also kept as PTX
     CXX, CXXFLAGS, LDFLAGS        the C++ compiler (GCC or Clang, C++17) and further flags
 The GPU of the build machine is never asked, and no dependency depends on it.
@@ -105,6 +105,7 @@ class NinjaBuild(build_ext):
     """Writes a build.ninja into the temporary build folder and runs it: parallel, and only what changed."""
 
     def build_extension(self, ext: Extension) -> None:
+        """Compile and link one extension to where setuptools wants it."""
         nvcc = wanted_nvcc()
         archs = wanted_archs() if nvcc else []
         cxx = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")

@@ -159,10 +159,12 @@ static inline void transpose_floats(vfloat* v) {
         v[i + 4] = (vfloat)_mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
     }
 #else
-    vfloat w[4];
     for (int i = 0; i < 4; ++i)
-        for (int j = 0; j < 4; ++j) w[i][j] = v[j][i];
-    for (int i = 0; i < 4; ++i) v[i] = w[i];
+        for (int j = 0; j < i; ++j) {
+            const float upper = v[j][i];
+            v[j][i] = v[i][j];
+            v[i][j] = upper;
+        }
 #endif
 }
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fastfid.api import FIDResult, demo, fid, stats
+    from fastfid.api import FIDResult, fid, stats
     from fastfid.distance import FrechetResult, frechet, frechet_distance, frechet_moments
     from fastfid.moments import Moments
     from fastfid.protocols import PROTOCOLS, Protocol, protocol
@@ -24,7 +24,14 @@ _PUBLIC = {
     "frechet": "fastfid.distance",
     "frechet_distance": "fastfid.distance",
     "frechet_moments": "fastfid.distance",
+    "FIDResult": "fastfid.api",
+    "PROTOCOLS": "fastfid.protocols",
+    "Protocol": "fastfid.protocols",
     "fid": "fastfid.api",
+    "protocol": "fastfid.protocols",
+    "stats": "fastfid.api",
+    "RaggedImages": "fastfid.resample",
+    "resize_normalize": "fastfid.resample",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
