@@ -1,0 +1,338 @@
+"""``Extractor``: what the pipeline calls to turn normalised images into features, and the ways to make one."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastfid.extractors.folded import PRECISIONS, FoldedInception
+from fastfid.extractors.inception import TAPS, InceptionV3, check_images, check_taps
+from fastfid.extractors.weights import WeightsInfo, file_sha256, load_weights, state_sha256
+
+INCEPTION_NAME = "inception-v3"
+
+Compute = Callable[[Tensor], tuple[Tensor, ...]]
+
+
+class Extractor:
+    """A network, or anything that acts like one, with what a report must say about it.
+
+    Made by ``inception_extractor`` and ``as_extractor``; its attributes don't change.
+
+    Attributes:
+        name: what it is, for reports; statistics of different names are not compared.
+        taps: the places whose features it gives, in order; one empty name where there is only the output.
+        weights: where the parameters are from, or None where that is not known.
+        official: whether these are the published FID weights.
+        metric: what a Fréchet distance between its features may be called: "FID", "sFID", "FID (tap 64)" with the
+            published weights, "Fréchet distance" otherwise; "(bf16)" is added where it applies.
+        device: where images must be, and where features will be.
+        precision: dtype of the computation as a name, "" where the network is the caller's own.
+        memory_format: the layout of images that costs no conversion.
+    """
+
+    memory_format = torch.channels_last
+
+    def __init__(
+        self,
+        compute: Compute,
+        remake: Callable[[torch.device], Extractor],
+        *,
+        name: str,
+        device: torch.device,
+        taps: tuple[str, ...] = ("",),
+        dims: Sequence[int | None] = (None,),
+        weights: WeightsInfo | None = None,
+        precision: str = "",
+    ) -> None:
+        self._compute, self._remake, self._dims = compute, remake, list(dims)
+        self.name, self.device, self.taps, self.weights, self.precision = name, device, taps, weights, precision
+        self.official = weights is not None and weights.official
+        self.metric = _metric(self.official, taps[0], precision)
+
+    @property
+    def dim(self) -> int | None:
+        """D of the only, or the first, tap; None until it is known."""
+        return self._dims[0]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Features of the only tap.
+
+        Args:
+            x: images [N, 3, H, W] float32 on ``device``, normalised as the protocol says; N ≥ 1.
+
+        Returns:
+            [N, D] float32; a module of the caller's own that gives float64 keeps it. Not checked for NaN.
+
+        Raises:
+            TypeError, ValueError: x, or what the network made of it, is not of that form; or there are several taps.
+        """
+        if len(self.taps) > 1:
+            raise ValueError(
+                f"{self.name} has {len(self.taps)} taps; call .features(x), which gives one tensor for each"
+            )
+        return self.features(x)[0]
+
+    def features(self, x: Tensor) -> tuple[Tensor, ...]:
+        """One [N, D] tensor for each tap, from one pass; arguments and errors as for a call."""
+        if not isinstance(x, Tensor) or x.dtype != torch.float32:
+            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"x must be a normalised float32 tensor [N, 3, H, W]; got {kind}")
+        if x.ndim != 4 or x.shape[0] < 1 or x.shape[1] != 3:
+            raise ValueError(f"x must be [N, 3, H, W] with N >= 1; got {list(x.shape)}")
+        if x.device != self.device:
+            raise ValueError(f"x is on {x.device}, the extractor {self.name} on {self.device}; use .to() on either")
+        made = self._compute(x)
+        for i, values in enumerate(made):
+            if self._dims[i] not in (None, values.shape[1]):
+                raise ValueError(
+                    f"{self.name} gave {values.shape[1]} features for images {list(x.shape)}, where {self._dims[i]} "
+                    "are expected; images of one size give features of one size"
+                )
+            self._dims[i] = values.shape[1]
+        return made
+
+    def to(self, device: str | torch.device) -> Extractor:
+        """The same extractor on another device; this one, and a module it was made from, stay where they are."""
+        target = _device(device)
+        return self if target == self.device else self._remake(target)
+
+    def __repr__(self) -> str:
+        about = self.weights.label if self.weights else "weights unknown"
+        return f"Extractor({self.name}, dim={self.dim}, {about}, {self.device})"
+
+
+def inception_extractor(
+    tap: str | Sequence[str] = "2048",
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    fold: bool = True,
+    download: bool = True,
+    progress: bool = True,
+) -> Extractor:
+    """The FID Inception network.
+
+    Args:
+        tap: one name from ``TAPS``, or several, which ``Extractor.features`` then gives from one pass.
+        weights: a file, "random", "random:SEED", or None to look where ``load_weights`` says.
+        device: where to run.
+        precision: "fp32", or "bf16" where the device has it: several times as fast on a CPU with AMX, and off by about
+            1e-2 of the features' scale; results say so.
+        fold: fold batch normalisation into the convolutions; False runs the plain network.
+        download, progress: as for ``load_weights``.
+
+    Returns:
+        An Extractor for images [N, 3, 299, 299]; other sizes of at least 75 px work except for "spatial", whose
+        dimension is that of 299 px.
+
+    Raises:
+        WeightsNotFoundError, WeightsCorruptError: as for ``load_weights``.
+        ValueError: a tap or precision is unknown or can't be had on the device.
+
+    Numerics:
+        fp32 features equal those of pytorch-fid, torch-fidelity and torchmetrics within 1e-5 of their scale for the
+        same weights and images (tests/oracles/test_network_oracles.py).
+    """
+    taps = check_taps((tap,) if isinstance(tap, str) else tap)
+    target = _device(device)
+    _check_precision(precision, target)
+    state, info = load_weights(weights, download=download, progress=progress)
+
+    def make(where: torch.device) -> Extractor:
+        _check_precision(precision, where)
+        compute = FoldedInception(state, where, precision) if fold else _plain(state, where, precision)
+        suffix = "" if precision == "fp32" else f" ({precision})"
+        return Extractor(
+            lambda x: compute(x, taps),
+            make,
+            name=f"{INCEPTION_NAME}:{'+'.join(taps)}{suffix}",
+            device=where,
+            taps=taps,
+            dims=[TAPS[name] for name in taps],
+            weights=info,
+            precision=precision,
+        )
+
+    return make(target)
+
+
+def as_extractor(obj: Any, name: str | None = None, device: str | torch.device | None = None) -> Extractor:
+    """Anything that turns normalised images [N, 3, H, W] into features [N, D].
+
+    A module runs in evaluation mode without gradients and gets its modes back after each call; it is never moved, a
+    device other than its own means a copy. A plain callable gets images on ``device`` and looks after the rest.
+
+    Args:
+        obj: a ``torch.nn.Module``, the path of a TorchScript file, any callable, or an Extractor.
+        name: for reports; where None, the class's, the file's or the function's.
+        device: where to run; where None, where a module's parameters are, else the CPU.
+
+    Returns:
+        An Extractor that takes as output: a tensor or array [N, D] or [N, D, 1, 1] of floating point, or a list or
+        tuple of exactly one such. Half precision becomes float32. ``weights`` is set for modules and files.
+
+    Raises:
+        TypeError: obj is none of these, or, in a call, the output is not.
+        ValueError: the file can't be read as TorchScript, or, in a call, the output's shape is not [N, D].
+    """
+    if isinstance(obj, Extractor):
+        return obj if device is None else obj.to(device)
+    if isinstance(obj, (str, os.PathLike)):
+        return _from_file(Path(obj).expanduser(), name, device)
+    if isinstance(obj, nn.Module):
+        label = name or type(obj).__name__
+        state = {key: value for key, value in obj.state_dict().items() if isinstance(value, Tensor)}
+        info = WeightsInfo(None, state_sha256(state), "module", False, label) if state else None
+        return _from_module(obj, label, info, device)
+    if callable(obj):
+        label = name or str(getattr(obj, "__name__", type(obj).__name__))
+        return _from_callable(obj, label, _device(device or "cpu"))
+    raise TypeError(
+        "extractor must be a torch.nn.Module, the path of a TorchScript file or a callable [N, 3, H, W] -> [N, D]; "
+        f"got {type(obj).__name__}"
+    )
+
+
+def _from_file(path: Path, name: str | None, device: str | torch.device | None) -> Extractor:
+    """A TorchScript archive."""
+    if not path.is_file():
+        raise ValueError(f"extractor={str(path)!r}: no such file; expected a TorchScript file, a module or a callable")
+    target = _device(device or "cpu")
+    try:
+        module = torch.jit.load(str(path), map_location=target)  # type: ignore[no-untyped-call, unused-ignore]
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ValueError(
+            f"extractor={str(path)!r} can't be read as TorchScript: {reason}. A state dict of the FID network is given "
+            "as weights, not as the extractor."
+        ) from error
+    sha256 = file_sha256(path)
+    info = WeightsInfo(path, sha256, "argument", False, f"{path.name} (sha256 {sha256[:8]})")
+    return _from_module(module, name or path.stem, info, target)
+
+
+def _from_module(
+    module: nn.Module, name: str, info: WeightsInfo | None, device: str | torch.device | None
+) -> Extractor:
+    """A module, copied where it must move."""
+    first = next((t for group in (module.parameters(), module.buffers()) for t in group), None)
+    home = _device("cpu" if first is None else first.device)
+    target = home if device is None else _device(device)
+    runs = module if target == home else copy.deepcopy(module).to(target)
+
+    def compute(x: Tensor) -> tuple[Tensor, ...]:
+        with _evaluating(runs), torch.no_grad():
+            return (_features(runs(x), len(x), name),)
+
+    return Extractor(
+        compute, lambda where: _from_module(module, name, info, where), name=name, device=target, weights=info
+    )
+
+
+def _from_callable(function: Callable[[Tensor], Any], name: str, device: torch.device) -> Extractor:
+    """Any callable."""
+
+    def compute(x: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return (_features(function(x), len(x), name),)
+
+    return Extractor(compute, lambda where: _from_callable(function, name, where), name=name, device=device)
+
+
+def _plain(
+    state: Mapping[str, Tensor], device: torch.device, precision: str
+) -> Callable[[Tensor, tuple[str, ...]], tuple[Tensor, ...]]:
+    """The network without folding, for inference."""
+    network = InceptionV3()
+    network.load_state_dict(state)
+    network.to(device, PRECISIONS[precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def compute(x: Tensor, taps: tuple[str, ...]) -> tuple[Tensor, ...]:
+        check_images(x)
+        with torch.no_grad():
+            made: tuple[Tensor, ...] = network(x.to(PRECISIONS[precision]), taps)
+        return made
+
+    return compute
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode while inside; each submodule gets its own mode back."""
+    training = [part for part in module.modules() if getattr(part, "training", False)]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _features(made: Any, count: int, name: str) -> Tensor:
+    """A network's output as [count, D], or an error that says what came and what to do."""
+    if isinstance(made, Mapping):
+        raise TypeError(
+            f"{name} gave a {type(made).__name__} with the keys {', '.join(map(str, list(made)[:8]))}; features must "
+            "be one tensor [N, D]: wrap it, as in lambda x: model(x)[KEY]"
+        )
+    if isinstance(made, (list, tuple)):
+        if len(made) != 1:
+            raise TypeError(
+                f"{name} gave a {type(made).__name__} of {len(made)}; features must be one tensor [N, D]: wrap it, as "
+                "in lambda x: model(x)[0]"
+            )
+        made = made[0]
+    values = torch.from_numpy(made) if isinstance(made, np.ndarray) else made
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"{name} gave {kind}; features must be a floating-point tensor [N, D]")
+    if values.ndim == 4 and values.shape[2:] == (1, 1):
+        values = values[:, :, 0, 0]
+    if values.ndim != 2 or values.shape[0] != count or values.shape[1] < 1:
+        hint = ", such as global average pooling, .flatten(1) or keeping the batch axis when squeezing"
+        raise ValueError(
+            f"{name} gave features {list(values.shape)} for {count} images; they must be [N, D] = [{count}, D]{hint}"
+        )
+    return values.detach() if values.dtype in (torch.float32, torch.float64) else values.detach().float()
+
+
+def _metric(official: bool, tap: str, precision: str) -> str:
+    """What the distance may be called."""
+    suffix = f" ({precision})" if precision not in ("", "fp32") else ""
+    if not official:
+        return f"Fréchet distance{suffix}"
+    names = {"2048": "FID", "spatial": "sFID"}
+    return names.get(tap, f"FID (tap {tap})") + suffix
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """A device with its index, so that "cuda" equals the "cuda:0" that tensors name."""
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and chosen.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return chosen
+
+
+def _check_precision(precision: str, device: torch.device) -> None:
+    """ValueError where a precision is unknown, or not to be had on the device."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+    if precision != "bf16":
+        return
+    if device.type == "cpu":
+        able = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call, unused-ignore]
+    else:
+        able = device.type != "cuda" or torch.cuda.is_bf16_supported()
+    if not able:
+        raise ValueError(f"precision='bf16' can't be had on {device}: it has no bfloat16 arithmetic; use 'fp32'")

@@ -1,0 +1,175 @@
+"""The FID network made ready to run: batch normalisation folded into the convolutions, channels last.
+
+For a convolution with weight W followed by batch normalisation (γ, β, mean m, variance v):
+
+    s = γ / sqrt(v + 1e-3)        W' = s · W        b' = β - s · m
+
+in float64, rounded once to the working dtype. An average pool in front of a 1 x 1 convolution moves behind it, where
+there are fewer channels; both are linear and the average of a constant is that constant, so the values are the same up
+to rounding.
+
+On a CPU, convolution, bias and ReLU are one oneDNN call with the weights reordered beforehand, where torch has the two
+operators it uses for that itself in compiled models (their signatures are checked, so that a torch that changes them is
+run by plain operators). The batch is cut into chunks whose largest activation stays below glibc's limit for memory that
+is kept between calls; larger ones would be returned to the system and faulted in again page by page, which costs a
+quarter of the time at 50 images.
+
+Source: oneDNN; activations per image: 64 channels of 147 x 147 after Conv2d_2b_3x3 are the largest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastfid.extractors.inception import (
+    BATCH_NORM_EPS,
+    Unit,
+    check_images,
+    check_taps,
+    pool_before,
+    units,
+    walk,
+)
+
+PRECISIONS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+_KEPT_BYTES = 32 * 2**20  # glibc's DEFAULT_MMAP_THRESHOLD_MAX on 64-bit systems
+_CONVOLUTION = (
+    "mkldnn::_convolution_pointwise",
+    ("Tensor", "Tensor", "Optional[Tensor]", "List[int]", "List[int]", "List[int]", "int", "str"),
+)
+_REORDER = (
+    "aten::mkldnn_reorder_conv2d_weight",
+    ("Tensor", "List[int]", "List[int]", "List[int]", "int", "Optional[List[int]]"),
+)
+
+
+def fold(state: Mapping[str, Tensor], path: str) -> tuple[Tensor, Tensor]:
+    """The weight [outputs, inputs, h, w] and bias [outputs] of one unit with its batch normalisation, in float64."""
+    scale = state[f"{path}.bn.weight"].double() * torch.rsqrt(state[f"{path}.bn.running_var"].double() + BATCH_NORM_EPS)
+    weight = state[f"{path}.conv.weight"].double() * scale[:, None, None, None]
+    return weight, state[f"{path}.bn.bias"].double() - state[f"{path}.bn.running_mean"].double() * scale
+
+
+def onednn_usable() -> bool:
+    """Whether this torch has oneDNN and the two operators behind the fused convolution, with the signatures we know."""
+    available = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call, unused-ignore]
+    return available and all(_has(*known) for known in (_CONVOLUTION, _REORDER))
+
+
+def _has(name: str, leading: tuple[str, ...]) -> bool:
+    """Whether an operator exists and its first arguments have these types."""
+    space, operator = name.split("::")
+    packet = getattr(getattr(torch.ops, space), operator, None)
+    if packet is None:
+        return False
+    types = [str(argument.type) for argument in packet.default._schema.arguments]
+    return tuple(types[: len(leading)]) == leading
+
+
+class _PlainUnit:
+    """One unit by torch's ordinary operators, on any device."""
+
+    def __init__(self, unit: Unit, weight: Tensor, bias: Tensor) -> None:
+        self.unit, self.bias = unit, bias
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Pool, convolve, rectify; an average pool goes behind the convolution."""
+        unit = self.unit
+        late = unit.pool == "average"
+        x = self.convolve(x if late else pool_before(x, unit.pool))
+        return F.relu_(pool_before(x, unit.pool) if late else x)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """The convolution and its bias."""
+        return F.conv2d(x, self.weight, self.bias, self.unit.stride, self.unit.padding)
+
+
+class _FusedUnit:
+    """One unit as a single oneDNN call on a CPU, with weights that the first input's size puts in order."""
+
+    def __init__(self, unit: Unit, weight: Tensor, bias: Tensor) -> None:
+        self.unit, self.weight, self.bias = unit, weight, bias
+        self.stride, self.padding = [unit.stride, unit.stride], list(unit.padding)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Pool, convolve, rectify; an average pool goes behind the convolution, and the ReLU behind that."""
+        pool = self.unit.pool
+        if pool == "average":
+            return F.relu_(pool_before(self._convolve(x, "none"), pool))
+        return self._convolve(pool_before(x, pool), "relu")
+
+    def _convolve(self, x: Tensor, then: str) -> Tensor:
+        """The convolution, its bias and what follows it."""
+        weight = self.weight
+        if not weight.is_mkldnn:
+            opaque = weight.contiguous().to_mkldnn()
+            weight = torch.ops.aten.mkldnn_reorder_conv2d_weight(
+                opaque, self.padding, self.stride, [1, 1], 1, list(x.shape)
+            )
+            self.weight = weight
+        made: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, weight, self.bias, self.padding, self.stride, [1, 1], 1, then, [], ""
+        )
+        return made
+
+
+class FoldedInception:
+    """``InceptionV3`` folded for inference on one device.
+
+    Args:
+        state: the parameters under the public file's names.
+        device: where to run.
+        precision: a name from ``PRECISIONS``; pooled features and logits are float32 in any case.
+
+    Numerics:
+        fp32: within 1e-5 of the features' scale of the plain network (tests/test_extractors_network.py::
+        test_folding_changes_nothing_but_rounding). TF32 is switched off while it runs. bf16: within 2e-2
+        (::test_bf16_is_close).
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], device: torch.device, precision: str) -> None:
+        self.device, self.dtype = device, PRECISIONS[precision]
+        self.fused = device.type == "cpu" and onednn_usable()
+        make = _FusedUnit if self.fused else _PlainUnit
+        self._runs = {}
+        for path, unit in units():
+            weight, bias = (part.to(device, self.dtype) for part in fold(state, path))
+            self._runs[path] = make(unit, weight, bias)
+        self._fc = (state["fc.weight"].to(device), state["fc.bias"].to(device))
+
+    def __call__(self, x: Tensor, taps: Sequence[str] = ("2048",)) -> tuple[Tensor, ...]:
+        """Features at the wanted taps; the arguments and results are those of ``InceptionV3.forward``."""
+        wanted = check_taps(taps)
+        check_images(x)
+        size = self._chunk(x) if self.device.type == "cpu" else len(x)
+        chunks = []
+        with torch.inference_mode(), _true_fp32(self.device):
+            for part in torch.split(x, size):
+                ready = part.to(self.dtype).contiguous(memory_format=torch.channels_last)
+                chunks.append(walk(ready, self._runs, self._fc, wanted))
+        # Outside inference mode, so that the caller gets ordinary tensors.
+        return tuple(torch.cat([chunk[tap] for chunk in chunks]) for tap in wanted)
+
+    def _chunk(self, x: Tensor) -> int:
+        """How many images go through together: as many as memory allows, in chunks as even as they can be."""
+        largest = 64 * (x.shape[2] // 2) * (x.shape[3] // 2) * self.dtype.itemsize
+        chunks = -(-len(x) // max(1, _KEPT_BYTES // largest))
+        return -(-len(x) // chunks)
+
+
+def _true_fp32(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Convolutions in full float32 on a GPU, where cuDNN would use TF32 by default."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    cudnn = torch.backends.cudnn
+    flags: contextlib.AbstractContextManager[None] = cudnn.flags(
+        enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+    )
+    return flags
