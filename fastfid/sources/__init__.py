@@ -1,0 +1,20 @@
+"""Image sets: each is a ``Source`` that yields batches of decoded uint8 images with their names.
+
+``open_source`` makes one from whatever the user has: a folder, a zip, an ``.npz`` or ``.npy`` file, an array, a tensor,
+a Dataset, a DataLoader or any iterable of batches. How files are found and decoded is the protocol's ``Decode``.
+"""
+
+from fastfid.sources.base import ImageBatch, Layout, Source
+from fastfid.sources.decode import IMAGE_EXTENSIONS, MAX_PIXELS, Decode
+from fastfid.sources.opening import is_statistics, open_source
+
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "MAX_PIXELS",
+    "Decode",
+    "ImageBatch",
+    "Layout",
+    "Source",
+    "is_statistics",
+    "open_source",
+]

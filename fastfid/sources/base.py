@@ -1,0 +1,145 @@
+"""What an image set is to the rest of fastfid: ``Source`` and the ``ImageBatch`` it yields."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastfid.errors import BadImageError
+from fastfid.resample import RaggedImages
+
+Layout: TypeAlias = Literal["NHWC", "NCHW"]
+Pixels: TypeAlias = NDArray[np.uint8]
+Order: TypeAlias = NDArray[np.int64]
+Batches: TypeAlias = "Generator[ImageBatch, None, None]"
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Some images of a set, decoded.
+
+    Attributes:
+        images: uint8 RGB pixels: a tensor [n, H, W, 3] where all n images have one size, else ``RaggedImages``.
+        names: the n images' names: path relative to the folder, archive member, or index.
+        bad: the errors of images that belong here but could not be read; only ``skip_bad=True`` lets any through.
+            A batch all of whose images are bad has n = 0.
+    """
+
+    images: torch.Tensor | RaggedImages
+    names: tuple[str, ...]
+    bad: tuple[BadImageError, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The checked arguments of ``Source.batches``."""
+
+    batch_size: int
+    num_workers: int
+    limit: int | None
+    seed: int
+    skip_bad: bool
+
+
+class Source(ABC):
+    """An image set.
+
+    Attributes:
+        kind: "folder", "zip", "npz", "npy", "array", "dataset" or "batches".
+        description: the set in the user's words: the path as given, or the array's shape.
+        count: how many images there are, or None where only reading to the end can tell.
+        notes: what was done to every image beyond the protocol's decoding ("one channel, repeated to three"), and what
+            was left unread on purpose; sentences for the result, complete when the set has been read.
+    """
+
+    kind: ClassVar[str]
+    description: str
+    count: int | None
+    notes: tuple[str, ...] = ()
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        num_workers: int = 0,
+        limit: int | None = None,
+        seed: int = 0,
+        skip_bad: bool = False,
+    ) -> Batches:
+        """Decode the set, in order; the last batch holds what is left.
+
+        Args:
+            batch_size: images per batch, at least 1.
+            num_workers: processes that decode folders, zips and Datasets; 0 decodes in this process (files in a
+                background thread, so that decoding overlaps what the caller does; Datasets in the calling thread).
+                Other kinds need no decoding and ignore it. Workers never touch CUDA.
+            limit: read only this many. Where images can be indexed, the subset is the one that EDM and StyleGAN take:
+                ``RandomState(seed)`` shuffles the indices, the first ``limit`` of them are read in ascending order.
+                Of a stream, the first ``limit`` images.
+            seed: for that shuffle; nothing else is random.
+            skip_bad: put what can't be read into ``ImageBatch.bad`` and go on.
+
+        Returns:
+            A generator of ImageBatch. Closing it (leaving the loop and dropping it, ``contextlib.closing``, Ctrl-C)
+            ends threads and worker processes.
+
+        Raises:
+            ValueError: an argument is out of range, or the set holds fewer than ``limit`` images.
+            BadImageError: an image can't be read and ``skip_bad`` is false; raised while iterating.
+        """
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("limit", 1 if limit is None else limit, 1),
+        ):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        if limit is not None and self.count is not None and limit > self.count:
+            raise ValueError(f"limit={limit}, but {self.description} holds only {self.count} images")
+        return self._batches(Plan(int(batch_size), int(num_workers), limit, seed, skip_bad))
+
+    @abstractmethod
+    def _batches(self, plan: Plan) -> Batches: ...
+
+    def _order(self, plan: Plan) -> Order:
+        """The ascending indices to read: all, or the subset that EDM and StyleGAN take."""
+        assert self.count is not None
+        order = np.arange(self.count, dtype=np.int64)
+        if plan.limit is None or plan.limit == self.count:
+            return order
+        # The legacy generator on purpose: published numbers rest on its subsets.
+        np.random.RandomState(plan.seed % 2**31).shuffle(order)
+        return np.sort(order[: plan.limit])
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.description}, {'?' if self.count is None else self.count} images>"
+
+
+def chunks(order: Order, size: int) -> Iterator[Order]:
+    """``order`` in pieces of ``size``; the last is what is left."""
+    for begin in range(0, len(order), size):
+        yield order[begin : begin + size]
+
+
+def pack(images: Sequence[Pixels]) -> tuple[torch.Tensor, tuple[tuple[int, int], ...] | None]:
+    """[H, W, 3] arrays → (one tensor [n, H, W, 3], None), or (their pixels end to end, their sizes) if these differ."""
+    if not images:
+        return torch.empty((0, 0, 0, 3), dtype=torch.uint8), None
+    if len({image.shape for image in images}) == 1:
+        return torch.from_numpy(np.stack(images)), None
+    flat = np.concatenate([image.reshape(-1) for image in images])
+    return torch.from_numpy(flat), tuple((image.shape[0], image.shape[1]) for image in images)
+
+
+def unpack(pixels: torch.Tensor, sizes: tuple[tuple[int, int], ...] | None) -> torch.Tensor | RaggedImages:
+    """What ``pack`` made, as ``ImageBatch.images``."""
+    return pixels if sizes is None else RaggedImages(pixels, sizes, 3)
