@@ -15,6 +15,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC's own intrinsics pass deliberately undefined vectors, about which GCC then warns wherever they are inlined.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -94,9 +99,48 @@ static inline vint multiply_add_pairs(vint a, vint b) {
 #endif
 }
 
-static inline vint widen(vbyte bytes) { return __builtin_convertvector(bytes, vint); }
-static inline vfloat to_float(vbyte bytes) { return __builtin_convertvector(widen(bytes), vfloat); }
-static inline vbyte narrow(vint values) { return __builtin_convertvector(values, vbyte); }
+// kLanes bytes to 32-bit lanes and back (values 0…255). The compilers' own vector conversions go lane by lane.
+static inline vint widen(const uint8_t* from) {
+#if defined(__AVX512F__)
+    return (vint)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)from));
+#elif defined(__AVX2__)
+    return (vint)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)from));
+#elif defined(__SSE2__)
+    const __m128i zero = _mm_setzero_si128();
+    const __m128i bytes = _mm_cvtsi32_si128(load<int32_t>(from));
+    return (vint)_mm_unpacklo_epi16(_mm_unpacklo_epi8(bytes, zero), zero);
+#else
+    return __builtin_convertvector(load<vbyte>(from), vint);
+#endif
+}
+
+static inline void narrow(uint8_t* to, vint values) {
+#if defined(__AVX512F__)
+    _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8((__m512i)values));
+#elif defined(__AVX2__)
+    const __m128i low = _mm256_castsi256_si128((__m256i)values), high = _mm256_extracti128_si256((__m256i)values, 1);
+    const __m128i words = _mm_packus_epi32(low, high);
+    _mm_storel_epi64((__m128i*)to, _mm_packus_epi16(words, words));
+#elif defined(__SSE2__)
+    const __m128i words = _mm_packs_epi32((__m128i)values, (__m128i)values);
+    store(to, _mm_cvtsi128_si32(_mm_packus_epi16(words, words)));
+#else
+    store(to, __builtin_convertvector(values, vbyte));
+#endif
+}
+
+static inline vint limit(vint values, int32_t low, int32_t high) {
+#if defined(__AVX512F__)
+    return (vint)_mm512_min_epi32(_mm512_max_epi32((__m512i)values, _mm512_set1_epi32(low)), _mm512_set1_epi32(high));
+#elif defined(__AVX2__)
+    return (vint)_mm256_min_epi32(_mm256_max_epi32((__m256i)values, _mm256_set1_epi32(low)), _mm256_set1_epi32(high));
+#else
+    values = values < low ? broadcast(low) : values;
+    return values > high ? broadcast(high) : values;
+#endif
+}
+
+static inline vfloat to_float(vint values) { return __builtin_convertvector(values, vfloat); }
 
 static inline byte16 zip_low(byte16 a, byte16 b) {
 #if defined(__clang__)
@@ -284,7 +328,7 @@ static void horizontal_float(const Axis& axis, const float* columns, Steps from,
 }
 
 static void bytes_to_floats(const uint8_t* from, int64_t count, float* to) {
-    for (int64_t i = 0; i < count; ++i) store(to + i * kLanes, to_float(load<vbyte>(from + i * kLanes)));
+    for (int64_t i = 0; i < count; ++i) store(to + i * kLanes, to_float(widen(from + i * kLanes)));
 }
 
 static inline Packed pack(int32_t a, int32_t b) {
@@ -294,9 +338,7 @@ static inline Packed pack(int32_t a, int32_t b) {
 }
 
 static inline vint close_sum(vint high, vint low) {
-    const vint value = ((high << kSplit) + low + broadcast(1 << (kFractionBits - 1))) >> kFractionBits;
-    const vint floored = value < 0 ? broadcast(0) : value;
-    return floored > 255 ? broadcast(255) : floored;
+    return limit(((high << kSplit) + low + broadcast(1 << (kFractionBits - 1))) >> kFractionBits, 0, 255);
 }
 
 // The taps of output i in pairs; `odd` puts a zero weight before the first.
@@ -314,7 +356,7 @@ static void make_pairs(const uint8_t* bytes, int64_t count, int channels, Steps 
     for (int64_t q = 0; q < count; ++q)
         for (int c = 0; c < channels; ++c) {
             const uint8_t* even = bytes + (2 * q * steps.column + c * steps.channel) * kRows;
-            const vint a = widen(load<vbyte>(even)), b = widen(load<vbyte>(even + steps.column * kRows));
+            const vint a = widen(even), b = widen(even + steps.column * kRows);
             store(pairs + (q * steps.column + c * steps.channel) * kRows, a | (b << 16));
         }
 }
@@ -338,7 +380,7 @@ static void horizontal_fixed(const Axis& axis, const Packed* packed, int64_t pai
             }
         }
         for (int c = 0; c < C; ++c)
-            store(chunk + ((x - x0) * to.column + c * to.channel) * kRows, narrow(close_sum(high[c], low[c])));
+            narrow(chunk + ((x - x0) * to.column + c * to.channel) * kRows, close_sum(high[c], low[c]));
     }
 }
 
@@ -365,70 +407,118 @@ static void rows_of_bytes(const uint8_t* chunk, int64_t count, uint8_t* const* r
 
 // ---- pass 4: vertical, clamp, affine, store -----------------------------------------------------------------------
 
-static inline vfloat finished(vfloat v, vfloat low, vfloat high, vfloat scale, vfloat bias) {
-    v = v < low ? low : v;
-    v = v > high ? high : v;
-    return multiply_add(v, scale, bias);
-}
+constexpr int kBlock = 4;  // vectors per turn of the vertical pass
 
-static inline void store_as(void* to, int64_t at, vfloat value, Store dtype) {
+template <Store dtype>
+static inline void store_as(char* to, int64_t at, vfloat value) {
     if (dtype == Store::kFloat32) {
-        store(static_cast<float*>(to) + at, value);
+        store(to + 4 * at, value);
+    } else if (dtype == Store::kUint8) {
+        narrow(reinterpret_cast<uint8_t*>(to) + at, __builtin_convertvector(value, vint));
     } else if (dtype == Store::kBfloat16) {
-        uint16_t* half = static_cast<uint16_t*>(to) + at;
-        for (int i = 0; i < kLanes; ++i) half[i] = to_bfloat16(value[i]);
-    } else if (dtype == Store::kFloat16) {
-        uint16_t* half = static_cast<uint16_t*>(to) + at;
 #if defined(__AVX512F__)
-        _mm256_storeu_si256((__m256i*)half, _mm512_maskz_cvtps_ph(0xffff, (__m512)value, _MM_FROUND_TO_NEAREST_INT));
-#elif defined(__AVX2__)
-        _mm_storeu_si128((__m128i*)half, _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
+        const __m512i bits = (__m512i)value, odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+        const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+        const __mmask16 nan = _mm512_cmp_ps_mask((__m512)value, (__m512)value, _CMP_UNORD_Q);
+        const __m512i kept = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+        _mm256_storeu_si256((__m256i*)(to + 2 * at), _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16)));
 #else
-        for (int i = 0; i < kLanes; ++i) half[i] = to_float16(value[i]);
+        for (int i = 0; i < kLanes; ++i) store(to + 2 * (at + i), to_bfloat16(value[i]));
 #endif
     } else {
-        store(static_cast<uint8_t*>(to) + at, narrow(__builtin_convertvector(value, vint)));
+#if defined(__AVX512F__)
+        _mm256_storeu_si256((__m256i*)(to + 2 * at),
+                            _mm512_maskz_cvtps_ph(0xffff, (__m512)value, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__AVX2__)
+        _mm_storeu_si128((__m128i*)(to + 2 * at), _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
+#else
+        for (int i = 0; i < kLanes; ++i) store(to + 2 * (at + i), to_float16(value[i]));
+#endif
     }
 }
 
 static const int kStoreBytes[4] = {4, 2, 2, 1};
 
-// One run of `count` output values; a partial last vector goes through a small buffer.
-template <class Sum>
-static inline void store_run(const Plan& plan, const float* scale, const float* bias, int64_t count, char* to,
-                             const Sum& sum) {
-    const vfloat low = broadcast(plan.finish.low), high = broadcast(plan.finish.high);
-    const Store dtype = plan.output.dtype;
-    int64_t e = 0;
-    for (; e + kLanes <= count; e += kLanes)
-        store_as(to, e, finished(sum(e), low, high, load<vfloat>(scale + e), load<vfloat>(bias + e)), dtype);
-    if (e == count) return;
-    char last[4 * kLanes];
-    store_as(last, 0, finished(sum(e), low, high, load<vfloat>(scale + e), load<vfloat>(bias + e)), dtype);
-    memcpy(to + e * kStoreBytes[(int)dtype], last, (count - e) * kStoreBytes[(int)dtype]);
-}
+// The taps of one output row: where its source rows are, and their weights in the form the contract uses.
+struct FloatTaps {
+    const float* const* rows;
+    const float* weight;
+    int count;
+    int64_t at;  // element at which the run begins in every row
 
-static void vertical_float(const Plan& plan, const float* const* rows, const float* weight, int count, int64_t at,
-                           const float* scale, const float* bias, int64_t length, char* to) {
-    store_run(plan, scale, bias, length, to, [&](int64_t e) {
-        vfloat sum = vfloat{};
-        for (int k = 0; k < count; ++k) sum = multiply_add(broadcast(weight[k]), load<vfloat>(rows[k] + at + e), sum);
-        return sum;
-    });
-}
-
-static void vertical_fixed(const Plan& plan, const uint8_t* const* rows, const Packed* weight, int count, int64_t at,
-                           const float* scale, const float* bias, int64_t length, char* to) {
-    store_run(plan, scale, bias, length, to, [&](int64_t e) {
-        vint high = vint{}, low = vint{};
-        for (int k = 0; k < count; k += 2) {
-            const vint a = widen(load<vbyte>(rows[k] + at + e)), b = widen(load<vbyte>(rows[k + 1] + at + e));
-            const vint p = a | (b << 16);
-            high += multiply_add_pairs(p, broadcast(weight[k / 2].high));
-            low += multiply_add_pairs(p, broadcast(weight[k / 2].low));
+    template <int N>
+    inline void sum(int64_t e, vfloat* sums) const {
+        for (int i = 0; i < N; ++i) sums[i] = vfloat{};
+        for (int k = 0; k < count; ++k) {
+            const vfloat w = broadcast(weight[k]);
+            const float* row = rows[k] + at + e;
+            for (int i = 0; i < N; ++i) sums[i] = multiply_add(w, load<vfloat>(row + i * kLanes), sums[i]);
         }
-        return __builtin_convertvector(close_sum(high, low), vfloat);
-    });
+    }
+};
+
+struct FixedTaps {
+    const uint8_t* const* rows;
+    const Packed* weight;
+    int count;
+    int64_t at;
+
+    template <int N>
+    inline void sum(int64_t e, vfloat* sums) const {
+        vint high[N], low[N];
+        for (int i = 0; i < N; ++i) high[i] = low[i] = vint{};
+        for (int k = 0; k < count; k += 2) {
+            const vint wh = broadcast(weight[k / 2].high), wl = broadcast(weight[k / 2].low);
+            const uint8_t *a = rows[k] + at + e, *b = rows[k + 1] + at + e;
+            for (int i = 0; i < N; ++i) {
+                const vint p = widen(a + i * kLanes) | (widen(b + i * kLanes) << 16);
+                high[i] += multiply_add_pairs(p, wh);
+                low[i] += multiply_add_pairs(p, wl);
+            }
+        }
+        for (int i = 0; i < N; ++i) sums[i] = to_float(close_sum(high[i], low[i]));
+    }
+};
+
+// One run of `length` output values. Intermediate rows are padded, so whole vectors may be read; a partial last vector
+// is written through a small buffer.
+template <Store dtype, class Taps>
+static void run_of(const Finish& finish, const Taps& taps, const float* scale, const float* bias, int64_t length,
+                   char* to) {
+    const vfloat low = broadcast(finish.low), high = broadcast(finish.high);
+    vfloat sums[kBlock];
+    auto finished = [&](int i, int64_t e) {
+        vfloat v = sums[i] < low ? low : sums[i];
+        v = v > high ? high : v;
+        return multiply_add(v, load<vfloat>(scale + e), load<vfloat>(bias + e));
+    };
+    int64_t e = 0;
+    for (; e + kBlock * kLanes <= length; e += kBlock * kLanes) {
+        taps.template sum<kBlock>(e, sums);
+        for (int i = 0; i < kBlock; ++i) store_as<dtype>(to, e + i * kLanes, finished(i, e + i * kLanes));
+    }
+    for (; e < length; e += kLanes) {
+        taps.template sum<1>(e, sums);
+        const vfloat value = finished(0, e);
+        if (e + kLanes <= length) {
+            store_as<dtype>(to, e, value);
+        } else {
+            char last[4 * kLanes];
+            store_as<dtype>(last, 0, value);
+            memcpy(to + e * kStoreBytes[(int)dtype], last, (length - e) * kStoreBytes[(int)dtype]);
+        }
+    }
+}
+
+template <class Taps>
+static void vertical(const Plan& plan, const Taps& taps, const float* scale, const float* bias, int64_t length,
+                     char* to) {
+    switch (plan.output.dtype) {
+        case Store::kFloat32: return run_of<Store::kFloat32>(plan.finish, taps, scale, bias, length, to);
+        case Store::kFloat16: return run_of<Store::kFloat16>(plan.finish, taps, scale, bias, length, to);
+        case Store::kBfloat16: return run_of<Store::kBfloat16>(plan.finish, taps, scale, bias, length, to);
+        case Store::kUint8: return run_of<Store::kUint8>(plan.finish, taps, scale, bias, length, to);
+    }
 }
 
 // ---- one band of one image ----------------------------------------------------------------------------------------
@@ -533,13 +623,14 @@ static void band(const Job& job, const Plan& plan, int64_t index, int64_t y0, in
             const int64_t at = c * s.plane_out * s.planar_out;
             char* to = static_cast<char*>(out.data) +
                        (index * out.stride_n + c * out.stride_c + y * out.stride_h) * stored;
-            if (plan.quantize)
-                vertical_fixed(plan, reinterpret_cast<const uint8_t* const*>(rows), packed_y, count, at, scale + at,
-                               bias + at, run, to);
-            else
-                vertical_float(plan, reinterpret_cast<const float* const*>(rows),
-                               static_cast<const float*>(job.y.weights) + y * job.y.taps, count, at, scale + at,
-                               bias + at, run, to);
+            if (plan.quantize) {
+                const FixedTaps taps{reinterpret_cast<const uint8_t* const*>(rows), packed_y, count, at};
+                vertical(plan, taps, scale + at, bias + at, run, to);
+            } else {
+                const float* weight = static_cast<const float*>(job.y.weights) + y * job.y.taps;
+                const FloatTaps taps{reinterpret_cast<const float* const*>(rows), weight, count, at};
+                vertical(plan, taps, scale + at, bias + at, run, to);
+            }
         }
     }
 }
