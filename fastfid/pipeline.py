@@ -54,7 +54,7 @@ def prepare(images: torch.Tensor | RaggedImages, protocol: Protocol, device: tor
     if protocol.pre_resize is None:
         return _resample(pixels, protocol.resize, protocol.normalize, protocol.crop)
     small = _resample(pixels, protocol.pre_resize, IDENTITY, protocol.crop)
-    return _resample(small, protocol.resize, protocol.normalize, "none")
+    return _resample(small.permute(0, 2, 3, 1), protocol.resize, protocol.normalize, "none")
 
 
 def _resample(pixels: torch.Tensor | RaggedImages, step: Resize, affine: Normalize, crop: str) -> torch.Tensor:
@@ -65,6 +65,7 @@ def _resample(pixels: torch.Tensor | RaggedImages, step: Resize, affine: Normali
         antialias=step.antialias,
         a=step.a,
         coordinates=step.coordinates,
+        precision=step.precision,
         crop=crop,
         clamp=step.clamp,
         quantize=step.quantize,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ class Resize:
         filter: "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos3".
         antialias: widen the filter when shrinking.
         coordinates: where output pixel i lies in the source.
+        precision: arithmetic of coordinates and weights: "single" where the package computes them in float32.
         a: the cubic's parameter (-0.5 is Keys' and Pillow's, -0.75 torch's non-antialiased); only bicubic reads it.
         clamp: (low, high) applied to the resampled values on the 0–255 scale, or None.
         quantize: round to uint8 between and after the passes, bit-exactly as Pillow does on 8-bit images.
@@ -39,6 +40,7 @@ class Resize:
     filter: str = "bilinear"
     antialias: bool = False
     coordinates: Coordinates = "half-pixel"
+    precision: Literal["auto", "single", "double"] = "auto"
     a: float = -0.5
     clamp: tuple[float, float] | None = None
     quantize: bool = False
@@ -112,10 +114,13 @@ class Protocol:
     source: str = ""
 
     def fingerprint(self) -> str:
-        """16 hex digits over every field that changes features; equal fingerprints mean comparable moments."""
-        facts = asdict(self)
-        kept = {key: facts[key] for key in ("crop", "pre_resize", "resize", "normalize", "network", "tap")}
-        return hashlib.sha256(repr(sorted(kept.items())).encode()).hexdigest()[:16]
+        """16 hex digits over everything that changes features; equal fingerprints mean comparable moments.
+
+        Fields at their default are left out, so that a new field does not make old statistics files incomparable.
+        """
+        parts = (self.crop, self.pre_resize, self.resize, self.normalize, self.network, self.tap)
+        text = ";".join(_distinctive(part) for part in parts)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON report."""
@@ -123,6 +128,14 @@ class Protocol:
         facts["decode"]["extensions"] = sorted(facts["decode"]["extensions"])
         facts["fingerprint"] = self.fingerprint()
         return facts
+
+
+def _distinctive(part: Resize | Normalize | str | None) -> str:
+    """The type and the fields that differ from their default, in order."""
+    if part is None or isinstance(part, str):
+        return repr(part)
+    given = ((f.name, getattr(part, f.name)) for f in fields(part) if getattr(part, f.name) != f.default)
+    return f"{type(part).__name__}({', '.join(f'{name}={value!r}' for name, value in given)})"
 
 
 IDENTITY = Normalize(1.0, 0.0, "x")
@@ -188,7 +201,7 @@ _ENTRIES = (
         name="torchmetrics",
         package="torchmetrics 1.8 and later (antialias=True)",
         decode=_FLAT,
-        resize=Resize(antialias=True),
+        resize=Resize(antialias=True, precision="single"),
         normalize=_TF,
         root=_EIGVALS + "; the result is rounded to float32",
         source="https://github.com/Lightning-AI/torchmetrics (src/torchmetrics/image/fid.py)",

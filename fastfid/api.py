@@ -1,0 +1,520 @@
+"""``fid`` and ``stats``: wires image sets, a protocol, an extractor and the distance together; nothing else."""
+
+from __future__ import annotations
+
+import os
+import platform
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+
+import fastfid
+from fastfid import _progress
+from fastfid._checks import whole_number
+from fastfid.errors import (
+    BackendUnavailableError,
+    BadImageWarning,
+    FastFIDWarning,
+    IncomparableError,
+    NotFIDWarning,
+    ProtocolWarning,
+    SmallSampleWarning,
+)
+from fastfid.extractors import Extractor, as_extractor, inception_extractor
+from fastfid.distance import FrechetResult, frechet_moments
+from fastfid.moments import Moments
+from fastfid.pipeline import extract
+from fastfid.protocols import DEFAULT, Protocol
+from fastfid.protocols import protocol as find_protocol
+from fastfid.sources import Source, is_statistics, open_source
+
+_UNSAFE_BELOW = 10_000
+"""Samples under which the bias of FID (about 1/n) dominates differences between papers: Heusel et al. 2017, README."""
+
+
+@dataclass(frozen=True)
+class SetInfo:
+    """One side of a comparison: what it was and what was read of it.
+
+    Attributes:
+        description: the path or object the caller gave.
+        kind: "folder", "zip", "npz", …, or "statistics".
+        n: samples in the moments; None for statistics that do not say.
+        skipped: names of the images that could not be read.
+        dropped: images of an incomplete last block, which the protocol leaves out.
+        seconds: wall time of the pass; None for statistics.
+    """
+
+    description: str
+    kind: str
+    n: int | None
+    skipped: tuple[str, ...] = ()
+    dropped: int = 0
+    seconds: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a JSON report."""
+        return {
+            "description": self.description,
+            "kind": self.kind,
+            "n": self.n,
+            "n_skipped": len(self.skipped),
+            "skipped": list(self.skipped),
+            "dropped": self.dropped,
+            "seconds": self.seconds,
+            "images_per_second": self.n / self.seconds if self.n and self.seconds else None,
+        }
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that must be known to repeat a number, or to judge it."""
+
+    metric: str
+    protocol: Protocol
+    extractor: str
+    weights: str | None
+    weights_sha256: str | None
+    precision: str
+    device: str
+    limit: int | None
+    seed: int
+    ref: SetInfo
+    gen: SetInfo
+    warnings: tuple[str, ...]
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+class FIDResult(FrechetResult):
+    """A FrechetResult that knows where it comes from.
+
+    Attributes:
+        run: the metric's name, protocol, network, weights, counts, warnings and versions.
+    """
+
+    run: Run
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON report. The value stands under the metric's own name: "fid" only with the published weights."""
+        run = self.run
+        return {
+            "metric": run.metric,
+            run.metric: super().to_dict(),
+            "protocol": run.protocol.name,
+            "extractor": run.extractor,
+            "weights": run.weights,
+            "weights_sha256": run.weights_sha256,
+            "n_ref": run.ref.n,
+            "n_gen": run.gen.n,
+            "warnings": list(run.warnings),
+            "ref": run.ref.to_dict(),
+            "gen": run.gen.to_dict(),
+            "limit": run.limit,
+            "seed": run.seed,
+            "precision": run.precision,
+            "device": run.device,
+            "versions": dict(run.versions),
+            "protocol_details": run.protocol.to_dict(),
+        }
+
+
+def fid(
+    ref: Any,
+    gen: Any,
+    *,
+    protocol: str | Protocol = DEFAULT,
+    tap: str | None = None,
+    extractor: Any = None,
+    weights: str | os.PathLike[str] | None = None,
+    precision: str = "fp32",
+    device: str | torch.device = "auto",
+    batch_size: int = 50,
+    num_workers: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    skip_bad: bool = False,
+    certify: bool | None = None,
+    progress: bool | None = None,
+) -> FIDResult:
+    """The Fréchet Inception Distance of two image sets under a named protocol.
+
+        FD² = ‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁Σ₂)^½
+
+    with the moments of the network's features over each set.
+
+    Args:
+        ref, gen: each one of: a folder, zip or ``.npz``/``.npy`` of images; an ``.npz`` of statistics (``mu``,
+            ``sigma``); a uint8 array [n, H, W, 3] or tensor [n, 3, H, W]; an iterable of such batches; a ``Moments``.
+        protocol: a name from ``fastfid.PROTOCOLS``, or a Protocol of your own.
+        tap: which layer of the network is read ("64", "192", "768", "2048", "logits", "logits_unbiased", "spatial");
+            the protocol's where None.
+        extractor: a module, TorchScript file or callable [n, 3, h, w] float32 → [n, d] in place of the Inception
+            network; it receives what the protocol's resize and normalisation give.
+        weights: a weights file, or "random"; where None, FASTFID_WEIGHTS, torch's hub cache and a download are tried.
+        precision: arithmetic of the network, "fp32" (the protocols' own) or "bf16".
+        device: "auto" (CUDA where there is a GPU), "cpu", "cuda" or "cuda:i".
+        batch_size: images per forward pass.
+        num_workers: decoding processes; 0 decodes on a thread of this process. None chooses by device and set.
+        limit: how many images of each set to use: a random subset drawn with ``seed`` as EDM and StyleGAN3 draw it,
+            or the first ones of a stream. Statistics are not affected.
+        skip_bad: go on when an image can't be read; the result lists them.
+        certify: passed to ``fastfid.frechet``: pay for the tight enclosure.
+        progress: show a bar on stderr; where None, only on a terminal.
+
+    Returns:
+        FIDResult, a float with ``lower``, ``upper``, the terms, and ``run``: protocol, weights, counts, warnings.
+
+    Raises:
+        ValueError: an argument is not what it should be (the message names it), an image can't be read
+            (BadImageError), a set is empty or has a single image, statistics do not belong together
+            (IncomparableError).
+        WeightsNotFoundError: the message says where they were looked for and what else works.
+
+    Warns:
+        SmallSampleWarning, NotFIDWarning, BadImageWarning, ProtocolWarning: all also in ``result.run.warnings``.
+
+    Numerics:
+        Equal to pytorch-fid and torch-fidelity to 1e-6 relative where the covariances have full rank, and to 1e-5 of
+        clean-fid and torchmetrics, which hold float32 means or return float32 (tests/oracles/test_fid_oracles.py).
+    """
+    job = _Job(
+        protocol=protocol,
+        tap=tap,
+        extractor=extractor,
+        weights=weights,
+        precision=precision,
+        device=device,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        limit=limit,
+        seed=seed,
+        skip_bad=skip_bad,
+        progress=progress,
+    )
+    opened = [job.open("ref", ref), job.open("gen", gen)]  # both, before an hour goes into the first
+    first, second = (job.measure(one) for one in opened)
+    return job.compare(first, second, certify)
+
+
+def stats(
+    images: Any,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    protocol: str | Protocol = DEFAULT,
+    tap: str | None = None,
+    extractor: Any = None,
+    weights: str | os.PathLike[str] | None = None,
+    precision: str = "fp32",
+    device: str | torch.device = "auto",
+    batch_size: int = 50,
+    num_workers: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    skip_bad: bool = False,
+    progress: bool | None = None,
+) -> Moments:
+    """The moments of one image set, to be compared with many others later.
+
+    Args:
+        images: as ``ref`` of ``fid``.
+        output: an ``.npz`` to write: ``mu`` and ``sigma``, as every other package reads them, and what fastfid needs
+            to merge them and to refuse a comparison with statistics of another protocol or network.
+        protocol, tap, extractor, weights, precision, device, batch_size, num_workers, limit, seed, skip_bad, progress:
+            as in ``fid``.
+
+    Returns:
+        The Moments; their ``metadata`` names protocol, network, weights, source and what was left out.
+
+    Raises:
+        As ``fid``.
+    """
+    job = _Job(
+        protocol=protocol,
+        tap=tap,
+        extractor=extractor,
+        weights=weights,
+        precision=precision,
+        device=device,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        limit=limit,
+        seed=seed,
+        skip_bad=skip_bad,
+        progress=progress,
+    )
+    if output is not None:
+        _check_output(Path(output))
+    side = job.measure(job.open("images", images))
+    if output is not None:
+        side.moments.save(output, ddof=job.protocol.statistics.ddof)
+    return side.moments
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An argument that was understood but not yet read."""
+
+    role: str
+    description: str
+    what: Source | Moments
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One measured side."""
+
+    role: str
+    moments: Moments
+    info: SetInfo
+
+
+class _Job:
+    """Checked settings, the extractor made when first needed, and the warnings of one call."""
+
+    def __init__(
+        self,
+        *,
+        protocol: str | Protocol,
+        tap: str | None,
+        extractor: Any,
+        weights: str | os.PathLike[str] | None,
+        precision: str,
+        device: str | torch.device,
+        batch_size: int,
+        num_workers: int | None,
+        limit: int | None,
+        seed: int,
+        skip_bad: bool,
+        progress: bool | None,
+    ) -> None:
+        chosen = find_protocol(protocol)
+        if extractor is not None and (weights is not None or tap is not None):
+            raise ValueError("extractor replaces the Inception network; weights and tap must then be None")
+        self.protocol = chosen if tap is None else replace(chosen, tap=tap)
+        self.custom = extractor
+        self.weights = weights
+        self.precision = precision
+        self.device = _device(device)
+        self.batch_size = whole_number("batch_size", batch_size, least=1)
+        self.num_workers = None if num_workers is None else whole_number("num_workers", num_workers, least=0)
+        self.limit = None if limit is None else whole_number("limit", limit, least=1)
+        self.seed = whole_number("seed", seed, least=0)
+        self.skip_bad = skip_bad
+        self.progress = _progress.wanted(progress)
+        self.remarks: list[str] = []
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        if self.custom is not None:
+            return as_extractor(self.custom, device=self.device)
+        made = inception_extractor(
+            tap=self.protocol.tap, weights=self.weights, device=self.device, precision=self.precision
+        )
+        if not made.official:
+            self.warn(
+                NotFIDWarning,
+                f"weights {made.weights.label if made.weights else made.name}: not the published Inception weights, so "
+                "this Fréchet distance is not a FID and compares only with others of the same weights",
+            )
+        return made
+
+    def warn(self, category: type[FastFIDWarning], text: str) -> None:
+        """Once to the caller's warning filters, and into the result."""
+        if text not in self.remarks:
+            self.remarks.append(text)
+            warnings.warn(text, category, stacklevel=2)
+
+    def open(self, role: str, given: Any) -> _Opened:
+        if isinstance(given, Moments):
+            return _Opened(role, "Moments", given)
+        if isinstance(given, (str, os.PathLike)) and is_statistics(given):
+            keys = ("mu_s", "sigma_s") if self.protocol.tap == "spatial" else ("mu", "sigma")
+            return _Opened(role, os.fspath(given), Moments.load(given, keys=keys))
+        source = open_source(given, decode=self.protocol.decode)
+        return _Opened(role, source.description, source)
+
+    def measure(self, opened: _Opened) -> _Side:
+        if isinstance(opened.what, Moments):
+            return _Side(opened.role, opened.what, SetInfo(opened.description, "statistics", opened.what.n))
+        source, extractor = opened.what, self.extractor
+        count = source.count if self.limit is None or source.count is None else min(self.limit, source.count)
+        with _progress.bar(opened.role, count, self.progress) as progress:
+            done = extract(
+                source,
+                self.protocol,
+                extractor,
+                device=self.device,
+                batch_size=self.batch_size,
+                num_workers=self._workers(source),
+                limit=self.limit,
+                seed=self.seed,
+                skip_bad=self.skip_bad,
+                progress=progress,
+            )
+        skipped = tuple(bad.name for bad in done.skipped)
+        if skipped:
+            listed = ", ".join(skipped[:5]) + (f" and {len(skipped) - 5} more" if len(skipped) > 5 else "")
+            self.warn(BadImageWarning, f"{opened.description}: left out {len(skipped)} unreadable images: {listed}")
+        if done.dropped:
+            self.warn(
+                ProtocolWarning,
+                f"{opened.description}: protocol {self.protocol.name} leaves out the last {done.dropped} images, an "
+                f"incomplete block of {self.protocol.statistics.block}",
+            )
+        done.moments.metadata.update(self._facts(opened, done.moments.n, skipped))
+        info = SetInfo(opened.description, source.kind, done.moments.n, skipped, done.dropped, done.seconds)
+        return _Side(opened.role, done.moments, info)
+
+    def compare(self, ref: _Side, gen: _Side, certify: bool | None) -> FIDResult:
+        for side in (ref, gen):
+            self._require_two(side)
+        metric, extractor, weights, sha256 = self._identity(ref, gen)
+        for side in (ref, gen):
+            self._remark_on_size(side)
+        rule = self.protocol.statistics
+        distance = frechet_moments(
+            ref.moments, gen.moments, ddof=rule.ddof, mean_dtype=rule.mean_dtype, certify=certify
+        )
+        run = Run(
+            metric=metric,
+            protocol=self.protocol,
+            extractor=extractor,
+            weights=weights,
+            weights_sha256=sha256,
+            precision=self.precision,
+            device=str(self.device),
+            limit=self.limit,
+            seed=self.seed,
+            ref=ref.info,
+            gen=gen.info,
+            warnings=(*self.remarks, *distance.notes),
+            versions=versions(),
+        )
+        result = FIDResult.from_result(distance)
+        result.run = run
+        return result
+
+    def _workers(self, source: Source) -> int:
+        """Decoding beside the network: on a GPU as pytorch-fid does; on a CPU one thread, the cores belong to the network."""
+        if self.num_workers is not None:
+            return self.num_workers
+        if self.device.type == "cpu" or source.kind not in ("folder", "zip"):
+            return 0
+        return min(8, os.cpu_count() or 1)
+
+    def _facts(self, opened: _Opened, n: int, skipped: tuple[str, ...]) -> dict[str, Any]:
+        weights = self.extractor.weights
+        return {
+            "fastfid": fastfid.__version__,
+            "protocol": self.protocol.name,
+            "fingerprint": self.protocol.fingerprint(),
+            "extractor": self.extractor.name,
+            "tap": self.protocol.tap if self.custom is None else None,
+            "weights": weights.label if weights else None,
+            "weights_sha256": weights.sha256 if weights else None,
+            "metric": _metric_name(self.extractor, self.protocol.tap),
+            "precision": self.precision,
+            "source": opened.description,
+            "n": n,
+            "skipped": list(skipped),
+            "limit": self.limit,
+            "seed": self.seed,
+        }
+
+    def _identity(self, ref: _Side, gen: _Side) -> tuple[str, str, str | None, str | None]:
+        """(metric, extractor, weights label, weights hash) of both sides, which must agree where both say."""
+        known = [side for side in (ref, gen) if side.moments.metadata.get("fingerprint")]
+        for side in (ref, gen):
+            if side not in known:
+                self.warn(
+                    ProtocolWarning,
+                    f"{side.info.description}: these statistics do not say which protocol and network made them; "
+                    f"they are taken to follow {self.protocol.name}",
+                )
+        if not known:
+            return "fd", "unknown", None, None
+        mine, wanted = known[-1].moments.metadata, self.protocol
+        for side in known:
+            theirs = side.moments.metadata
+            _require_equal(side, "protocol", theirs, theirs["fingerprint"], wanted.fingerprint(), wanted.name)
+            for key in ("extractor", "weights_sha256"):
+                _require_equal(side, key, theirs, theirs.get(key), mine.get(key), str(mine.get(key)))
+        return mine["metric"], mine["extractor"], mine["weights"], mine["weights_sha256"]
+
+    def _require_two(self, side: _Side) -> None:
+        n = side.moments.n
+        if n is not None and n < 2:
+            raise ValueError(
+                f"{side.role}={side.info.description!r} holds {n} image{'' if n == 1 else 's'}; a covariance needs at "
+                "least 2, and a distance worth quoting needs more than there are feature dimensions"
+            )
+
+    def _remark_on_size(self, side: _Side) -> None:
+        n, d = side.moments.n, side.moments.dim
+        if n is None or n > _UNSAFE_BELOW:
+            return
+        if n <= d:
+            self.warn(
+                SmallSampleWarning,
+                f"{side.info.description}: {n} samples for {d} feature dimensions; the covariance is singular (rank at "
+                f"most {n - 1}) and the distance is dominated by the bias of small samples",
+            )
+
+
+def _check_output(path: Path) -> None:
+    """Before the work, not after it."""
+    if path.suffix != ".npz":
+        raise ValueError(f"output must end in .npz, got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"output={str(path)!r}: the folder {str(path.parent)!r} does not exist")
+
+
+def _require_equal(side: _Side, key: str, facts: Mapping[str, Any], theirs: Any, wanted: Any, name: str) -> None:
+    if theirs != wanted:
+        raise IncomparableError(
+            f"{side.role}={side.info.description!r} was made with {key} {facts.get(key)!r}, this comparison uses "
+            f"{name!r}; make the statistics again with that {key}, or compare under the one they were made with"
+        )
+
+
+def _metric_name(extractor: Extractor, tap: str) -> str:
+    """ "fid" is kept for the published weights; anything else is a Fréchet distance, "fd"."""
+    if extractor.official:
+        return {"2048": "fid", "spatial": "sfid"}.get(tap, f"fid-{tap}")
+    return "fd-random" if extractor.weights is not None and extractor.weights.label.startswith("random") else "fd"
+
+
+def _device(asked: str | torch.device) -> torch.device:
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device={asked!r} is not a device; accepted: auto, cpu, cuda, cuda:<index>") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={str(device)!r} is not supported; accepted: auto, cpu, cuda, cuda:<index>")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise BackendUnavailableError(
+                f"device={str(device)!r}: this machine has {count} CUDA devices that torch {torch.__version__} can use"
+            )
+    return device
+
+
+def versions() -> dict[str, str]:
+    """The versions that can move a number."""
+    return {
+        "fastfid": fastfid.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "Pillow": PIL.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,143 @@
+"""The ``fastfid`` command: words in, words out; no arithmetic.
+
+Exit codes: 0 done; 1 a defect in fastfid; 2 the command line is wrong; 3 the data can't be used (missing, empty or
+broken images, statistics that don't belong together); 4 network weights missing or corrupt; 5 the device or a backend
+is not available; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+import fastfid
+
+EXIT_DATA, EXIT_WEIGHTS, EXIT_DEVICE, EXIT_INTERRUPTED = 3, 4, 5, 130
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(fastfid.__version__, prog_name="fastfid")
+def main() -> None:
+    """Exact and fast Fréchet Inception Distance, by every known protocol."""
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Known troubles become one clear line on stderr and their exit code; Python warnings stay out of the way."""
+    from fastfid.errors import BackendUnavailableError, FastFIDWarning, WeightsCorruptError, WeightsNotFoundError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FastFIDWarning)  # the result lists them
+            yield
+    except (WeightsNotFoundError, WeightsCorruptError) as error:
+        _fail(error, EXIT_WEIGHTS)
+    except BackendUnavailableError as error:
+        _fail(error, EXIT_DEVICE)
+    except (ValueError, TypeError, OSError) as error:
+        _fail(error, EXIT_DATA)
+    except KeyboardInterrupt:
+        click.echo("interrupted; nothing was written", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(error: BaseException, code: int) -> None:
+    click.echo(f"fastfid: {error}", err=True)
+    sys.exit(code)
+
+
+def _print(renderable: Any) -> None:
+    """To stdout; wide enough not to fold where there is no terminal to say how wide it is."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(width=220)
+    console.print(renderable)
+
+
+def _options(command: _Command) -> _Command:
+    """What ``compare`` and ``stats`` share."""
+    from fastfid.protocols import DEFAULT, PROTOCOLS
+
+    path = click.Path(exists=True, dir_okay=False)
+    for option in reversed(
+        [
+            click.option("--protocol", type=click.Choice(list(PROTOCOLS)), default=DEFAULT, help="Whose numbers."),
+            click.option("--tap", "--dims", "tap", help="Layer to read: 64, 192, 768, 2048, spatial … [protocol's]"),
+            click.option("--device", default="auto", help="auto, cpu, cuda or cuda:<index>."),
+            click.option("--batch-size", type=click.IntRange(1), default=50, help="Images per forward pass."),
+            click.option("--num-workers", type=click.IntRange(0), help="Decoding processes. [by device]"),
+            click.option("--limit", type=click.IntRange(1), help="Use this many images of each set, drawn by --seed."),
+            click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the subset that --limit draws."),
+            click.option("--weights", help="Inception weights: a file, or 'random'. [FASTFID_WEIGHTS, cache, download]"),
+            click.option("--extractor", type=path, help="A TorchScript file in place of the Inception network."),
+            click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", help="Of the network."),
+            click.option("--skip-bad", is_flag=True, help="Go on without images that can't be read; list them."),
+            click.option("--quiet", is_flag=True, help="No progress bar."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("ref")
+@click.argument("gen")
+@_options
+@click.option("--certify", is_flag=True, help="Pay for the tight enclosure of the distance.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Also write the result as JSON.")
+def compare(
+    ref: str, gen: str, json_path: str | None, quiet: bool, certify: bool, **settings: Any
+) -> None:
+    """Distance between two image sets, REF and GEN.
+
+    Each is a folder, a zip, an .npz or .npy of uint8 images, or an .npz of statistics (mu, sigma).
+    """
+    with _failures():
+        from fastfid.api import fid
+        from fastfid.report.json_file import write_json
+        from fastfid.report.table import result_table
+
+        result = fid(ref, gen, progress=not quiet, certify=certify or None, **settings)
+        if json_path is not None:
+            write_json(json_path, result.to_dict())
+        _print(result_table(result))
+
+
+@main.command()
+@click.argument("images")
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="The .npz to write.")
+@_options
+def stats(images: str, output: str, quiet: bool, **settings: Any) -> None:
+    """Write the statistics (mu, sigma, …) of an image set, to compare with many others."""
+    with _failures():
+        from fastfid.api import stats as measure
+
+        moments = measure(images, output, progress=not quiet, **settings)
+        click.echo(f"{output}: {moments.n} samples, {moments.dim} dimensions, protocol {settings['protocol']}")
+
+
+@main.command()
+def protocols() -> None:
+    """List every protocol and what it does."""
+    from fastfid.protocols import PROTOCOLS
+    from fastfid.report.table import protocols_table
+
+    _print(protocols_table(PROTOCOLS.values()))
+
+
+@main.command()
+def info() -> None:
+    """Versions, devices, kernels and where weights are looked for."""
+    with _failures():
+        from fastfid.report.environment import environment_table
+
+        _print(environment_table())

@@ -1,0 +1,62 @@
+"""What this installation is and can do: ``fastfid info``."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fastfid import _dispatch, _native
+from fastfid.api import versions
+from fastfid.extractors import where_weights
+
+
+def environment_table() -> RenderableType:
+    """Versions, devices, each operation × backend (or why not), and the places where weights are looked for."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, version in versions().items():
+        facts.add_row(name, version)
+    facts.add_row("platform", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs")
+    facts.add_row("compiled core", ", ".join(f"{key} {value}" for key, value in _native.build_info().items()) or "none")
+    return Group(facts, Text(), _devices(), Text(), _backends(), Text(), _weights())
+
+
+def _devices() -> RenderableType:
+    table = Table(title="Devices", title_justify="left")
+    table.add_column("device")
+    table.add_column("what it is", overflow="fold")
+    table.add_row("cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        capability = f"sm_{properties.major}{properties.minor}"
+        table.add_row(f"cuda:{index}", f"{properties.name}, {capability}, {properties.total_memory / 2**30:.0f} GiB")
+    if torch.cuda.device_count() == 0:
+        built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
+        table.add_row("cuda", f"none: {built}")
+    return table
+
+
+def _backends() -> RenderableType:
+    table = Table(title="Kernels", title_justify="left")
+    for heading in ("operation", "device", "backend", "state"):
+        table.add_column(heading, overflow="fold")
+    for operation in _dispatch.BACKENDS:
+        for device in ("cpu", "cuda"):
+            for backend, reason in _dispatch.report(operation, device).items():
+                table.add_row(operation, device, backend, Text("available") if reason is None else Text(reason, "dim"))
+    return table
+
+
+def _weights() -> RenderableType:
+    table = Table(title="Inception weights, in the order they are looked for", title_justify="left")
+    table.add_column("place", overflow="fold")
+    table.add_column("found")
+    for place, found in where_weights():
+        table.add_row(place, "yes" if found else "no")
+    return table

@@ -1,0 +1,72 @@
+"""Tables for people, made with rich; every function returns a renderable and prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fastfid.api import FIDResult, SetInfo
+from fastfid.protocols import Protocol
+
+TITLES = {
+    "fid": "FID",
+    "sfid": "sFID",
+    "fd": "Fréchet distance (not FID: not the published Inception weights)",
+    "fd-random": "Fréchet distance under a random network (not FID)",
+}
+
+
+def result_table(result: FIDResult) -> RenderableType:
+    """The value with its enclosure on the first line, then what it was measured with."""
+    run = result.run
+    title = TITLES.get(run.metric, run.metric.upper())
+    head = Text.assemble((f"{title}  ", "bold"), (f"{result.value:.6f}", "bold green"))
+    head.append(f"   enclosure [{result.lower:.9g}, {result.upper:.9g}], {result.method}")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("protocol", f"{run.protocol.name} ({run.protocol.package})")
+    table.add_row("network", f"{run.extractor}, {run.precision}, {run.device}")
+    if run.weights:
+        table.add_row("weights", run.weights + (f", sha256 {run.weights_sha256[:16]}…" if run.weights_sha256 else ""))
+    table.add_row("reference", _set_line(run.ref))
+    table.add_row("generated", _set_line(run.gen))
+    table.add_row("terms", f"means {result.mean_term:.6g}, covariances {result.trace_term:.6g}")
+    for text in run.warnings:
+        table.add_row(Text("warning", style="yellow"), Text(text))
+    return Group(head, table)
+
+
+def _set_line(info: SetInfo) -> str:
+    counted = "unknown number of samples" if info.n is None else f"{info.n} samples"
+    words = [f"{info.description} ({info.kind}, {counted}"]
+    if info.skipped:
+        words.append(f", {len(info.skipped)} unreadable left out")
+    if info.dropped:
+        words.append(f", {info.dropped} at the end left out")
+    if info.seconds and info.n:
+        words.append(f", {info.n / info.seconds:.1f} images/s")
+    return "".join(words) + ")"
+
+
+def protocols_table(protocols: Iterable[Protocol]) -> RenderableType:
+    """One row a protocol: everything in which packages differ."""
+    table = Table(title="Protocols (fastfid compare --protocol NAME)", title_justify="left", show_lines=False)
+    for heading in ("name", "reproduces", "files", "resize", "normalise", "mean", "ddof", "root it replaces"):
+        table.add_column(heading, overflow="fold")
+    for one in protocols:
+        statistics = one.statistics
+        table.add_row(
+            Text(one.name, style="bold"),
+            one.package,
+            "recursive" if one.decode.recursive else "flat",
+            one.resize.describe(),
+            one.normalize.formula,
+            statistics.mean_dtype + (f", whole blocks of {statistics.block}" if statistics.block else ""),
+            str(statistics.ddof),
+            one.root,
+        )
+    return table

@@ -1,0 +1,291 @@
+"""``fid`` and ``stats`` end to end with a small extractor: every kind of image set, every trouble, every label."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from PIL import Image
+from tolerances import check
+
+import fastfid
+from fastfid.errors import (
+    BackendUnavailableError,
+    BadImageError,
+    BadImageWarning,
+    EmptySourceError,
+    IncomparableError,
+    ProtocolWarning,
+    SmallSampleWarning,
+)
+
+
+def colours(x: torch.Tensor) -> torch.Tensor:
+    """12 features: the mean of each channel over the quarters of the image."""
+    return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+
+
+def images(n: int, seed: int, size: tuple[int, int] = (24, 20)) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    base = generator.integers(0, 200, (n, 1, 1, 3))
+    return (base + generator.integers(0, 56, (n, *size, 3))).astype(np.uint8)
+
+
+def write_folder(folder: Path, pixels: np.ndarray) -> Path:
+    folder.mkdir()
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{index:04d}.png")
+    return folder
+
+
+def expected(first: np.ndarray, second: np.ndarray, ddof: int = 1) -> float:
+    """By hand: Pillow-free resize (torch), NumPy moments, SciPy's root."""
+    moments = []
+    for pixels in (first, second):
+        x = torch.from_numpy(pixels).permute(0, 3, 1, 2).double() / 255
+        x = torch.nn.functional.interpolate(x, (299, 299), mode="bilinear", align_corners=False) * 2 - 1
+        features = colours(x).numpy()
+        moments.append((features.mean(0), np.cov(features, rowvar=False, ddof=ddof)))
+    (m1, s1), (m2, s2) = moments
+    root = scipy.linalg.sqrtm(s1 @ s2)
+    return float((m1 - m2) @ (m1 - m2) + np.trace(s1 + s2) - 2 * np.trace(root.real))
+
+
+REF, GEN = images(40, 1), images(50, 2)
+
+
+def test_value_is_the_one_computed_by_hand() -> None:
+    result = fastfid.fid(REF, GEN, extractor=colours)
+    check(result.value, expected(REF, GEN), relative=2e-6, what="fid against NumPy and SciPy")
+    assert result.lower <= result.value <= result.upper
+    assert (result.run.ref.n, result.run.gen.n) == (40, 50)
+    assert result.run.metric == "fd", "a network of one's own is not FID"
+    assert float(result) == result.value == result + 0
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz", "npy", "tensor", "batches", "zip", "Moments", "statistics"])
+def test_every_kind_of_set_gives_the_same_number(kind: str, tmp_path: Path) -> None:
+    want = fastfid.fid(REF, GEN, extractor=colours).value
+    given: object
+    if kind == "folder":
+        given = write_folder(tmp_path / "gen", GEN)
+    elif kind == "npz":
+        given = tmp_path / "gen.npz"
+        np.savez(given, arr_0=GEN)
+    elif kind == "npy":
+        given = tmp_path / "gen.npy"
+        np.save(given, GEN)
+    elif kind == "tensor":
+        given = torch.from_numpy(GEN).permute(0, 3, 1, 2)
+    elif kind == "batches":
+        given = (GEN[i : i + 7] for i in range(0, len(GEN), 7))
+    elif kind == "zip":
+        write_folder(tmp_path / "gen", GEN)
+        given = shutil.make_archive(str(tmp_path / "gen"), "zip", tmp_path / "gen")
+    elif kind == "Moments":
+        given = fastfid.stats(GEN, extractor=colours)
+    else:
+        given = tmp_path / "gen.npz"
+        fastfid.stats(GEN, given, extractor=colours)
+    got = fastfid.fid(REF, given, extractor=colours, batch_size=16)
+    check(got.value, want, relative=1e-6, what=kind)
+    assert got.run.gen.n == 50
+
+
+def test_mixed_sizes_in_one_folder(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "mixed", images(20, 3))
+    for index, size in enumerate([(1, 9), (37, 611), (299, 299), (8, 1)] * 5):
+        Image.fromarray(images(1, 100 + index, size)[0]).save(folder / f"odd{index:02d}.png")
+    result = fastfid.fid(folder, GEN, extractor=colours)
+    one_by_one = fastfid.fid(folder, GEN, extractor=colours, batch_size=1)
+    assert result.run.ref.n == 40
+    check(result.value, one_by_one.value, relative=1e-6, what="batches of mixed sizes against single images")
+
+
+def test_ddof_and_mean_dtype_follow_the_protocol() -> None:
+    for_nvidia = fastfid.protocol("pytorch-fid")
+    zero = dataclasses.replace(for_nvidia, statistics=dataclasses.replace(for_nvidia.statistics, ddof=0))
+    check(
+        fastfid.fid(REF, GEN, extractor=colours, protocol=zero).value,
+        expected(REF, GEN, ddof=0),
+        relative=2e-6,
+        what="ddof 0",
+    )
+    single = dataclasses.replace(for_nvidia, statistics=dataclasses.replace(for_nvidia.statistics, mean_dtype="float32"))
+    exact = fastfid.fid(REF, GEN, extractor=colours).value
+    rounded = fastfid.fid(REF, GEN, extractor=colours, protocol=single).value
+    assert rounded != exact
+    check(rounded, exact, relative=1e-5, what="float32 means")
+
+
+def test_pre_resize_and_crop_are_pillows(tmp_path: Path) -> None:
+    """The text-to-image habit: centre crop, Lanczos to uint8, then the protocol's own resize."""
+    pixels = images(30, 5, (50, 70))
+    base = fastfid.protocol("pytorch-fid")
+    small = fastfid.protocols.Resize((16, 16), "lanczos3", antialias=True, quantize=True)
+    habit = dataclasses.replace(base, name="habit", crop="center", pre_resize=small)
+    by_pillow = np.stack(
+        [np.asarray(Image.fromarray(p[:, 10:60]).resize((16, 16), Image.Resampling.LANCZOS)) for p in pixels]
+    )
+    got = fastfid.stats(pixels, protocol=habit, extractor=colours)
+    want = fastfid.stats(by_pillow, extractor=colours)
+    check(got.mean.numpy(), want.mean.numpy(), absolute=1e-12, what="means after crop and Lanczos")
+
+
+def test_a_block_protocol_leaves_out_its_rest_and_says_so() -> None:
+    ttur = dataclasses.replace(fastfid.protocol("ttur"), tap="2048")
+    with pytest.warns(ProtocolWarning, match="leaves out the last 20 images, an incomplete block of 50"):
+        moments = fastfid.stats(images(120, 6), protocol=ttur, extractor=colours, batch_size=16)
+    assert moments.n == 100
+    assert fastfid.stats(images(30, 6), protocol=ttur, extractor=colours).n == 30
+    want = fastfid.stats(images(120, 6)[:100], protocol="torch-fidelity", extractor=colours)
+    check(moments.mean.numpy(), want.mean.numpy(), absolute=1e-12, what="the first 100 images")
+
+
+def test_limit_draws_the_subset_of_edm() -> None:
+    pixels = images(30, 7)
+    order = np.arange(30)
+    np.random.RandomState(5).shuffle(order)  # noqa: NPY002  (the generator EDM and StyleGAN3 use)
+    chosen = np.sort(order[:12])
+    got = fastfid.stats(pixels, extractor=colours, limit=12, seed=5)
+    want = fastfid.stats(pixels[chosen], extractor=colours)
+    assert got.n == 12
+    check(got.mean.numpy(), want.mean.numpy(), absolute=1e-12, what="subset")
+    with pytest.raises(ValueError, match="30"):
+        fastfid.stats(pixels, extractor=colours, limit=31)
+
+
+def test_a_broken_image_stops_the_run_with_its_name(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", images(20, 8))
+    whole = (folder / "0007.png").read_bytes()
+    (folder / "0007.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "0011.png").write_text("not an image")
+    for workers in (0, 1):
+        with pytest.raises(BadImageError, match=r"0007\.png"):
+            fastfid.fid(folder, GEN, extractor=colours, num_workers=workers)
+    with pytest.warns(BadImageWarning, match=r"left out 2 unreadable images: 0007\.png, 0011\.png"):
+        result = fastfid.fid(folder, GEN, extractor=colours, skip_bad=True)
+    assert result.run.ref.n == 18
+    assert result.run.ref.skipped == ("0007.png", "0011.png")
+    report = result.to_dict()
+    assert report["ref"]["n_skipped"] == 2
+    assert any("0007.png" in text for text in report["warnings"])
+
+
+def test_empty_single_and_few(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EmptySourceError, match="empty"):
+        fastfid.fid(tmp_path / "empty", GEN, extractor=colours)
+    with pytest.raises(ValueError, match="gen='.*' holds 1 image; a covariance needs at least 2"):
+        fastfid.fid(REF, GEN[:1], extractor=colours)
+    bad = write_folder(tmp_path / "bad", GEN[:2])
+    for file in bad.iterdir():
+        file.write_text("x")
+    with pytest.raises(EmptySourceError, match="none of the 2 images could be read"):
+        fastfid.fid(REF, bad, extractor=colours, skip_bad=True)
+    with pytest.warns(SmallSampleWarning, match=r"8 samples for 12 feature dimensions.*rank at most 7"):
+        few = fastfid.fid(REF, GEN[:8], extractor=colours)
+    assert few.rank2 == 7
+    assert any("8 samples" in text for text in few.run.warnings)
+    with pytest.warns(SmallSampleWarning):
+        same = fastfid.fid(GEN[:8], GEN[:8], extractor=colours)
+    assert same.lower <= 0.0 <= same.upper
+
+
+def test_statistics_remember_what_made_them(tmp_path: Path) -> None:
+    path = tmp_path / "ref.npz"
+    fastfid.stats(REF, path, extractor=colours)
+    with np.load(path) as file:
+        assert file["mu"].shape == (12,)
+        check(file["sigma"], np.asarray(fastfid.stats(REF, extractor=colours).cov()), relative=1e-15, what="sigma")
+    back = fastfid.Moments.load(path)
+    assert back.metadata["protocol"] == "pytorch-fid"
+    with pytest.raises(IncomparableError, match="was made with protocol 'pytorch-fid', this comparison uses 'clean'"):
+        fastfid.fid(path, GEN, protocol="clean", extractor=colours)
+
+    def other(x: torch.Tensor) -> torch.Tensor:
+        return colours(x)
+
+    with pytest.raises(IncomparableError, match="extractor"):
+        fastfid.fid(path, GEN, extractor=other)
+
+    def colours_of_a_half(x: torch.Tensor) -> torch.Tensor:
+        return colours(x)[:, :6]
+
+    colours_of_a_half.__name__ = "colours"
+    with pytest.raises(ValueError, match="gen: 6 features; accepted: 12, as ref has"):
+        fastfid.fid(path, GEN, extractor=colours_of_a_half)
+
+
+def test_foreign_statistics_are_used_with_a_warning(tmp_path: Path) -> None:
+    moments = fastfid.stats(REF, extractor=colours)
+    np.savez(tmp_path / "foreign.npz", mu=moments.mean.numpy(), sigma=moments.cov().numpy())
+    with pytest.warns(ProtocolWarning, match="do not say which protocol"):
+        result = fastfid.fid(tmp_path / "foreign.npz", GEN, extractor=colours)
+    check(result.value, fastfid.fid(REF, GEN, extractor=colours).value, relative=1e-9, what="foreign statistics")
+    assert result.run.ref.n is None
+
+
+def test_json_report_is_complete_and_results_survive_copying() -> None:
+    result = fastfid.fid(REF, GEN, extractor=colours)
+    report = json.loads(json.dumps(result.to_dict()))
+    assert report["fd"]["value"] == result.value
+    assert "fid" not in report
+    for key in ("protocol", "extractor", "weights", "n_ref", "n_gen", "warnings", "versions", "device"):
+        assert key in report
+    assert (report["n_ref"], report["protocol"], report["device"]) == (40, "pytorch-fid", "cpu")
+    for twin in (copy.copy(result), copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
+        assert twin == result
+        assert twin.run.ref == result.run.ref
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("batch_size", 0, "batch_size must be at least 1, got 0"),
+        ("batch_size", 2.5, "batch_size must be a whole number, got float 2.5"),
+        ("num_workers", -1, "num_workers must be at least 0, got -1"),
+        ("limit", 0, "limit must be at least 1, got 0"),
+        ("seed", -1, "seed must be at least 0, got -1"),
+        ("device", "gpu", "device='gpu' is not a device; accepted: auto, cpu, cuda"),
+        ("device", "meta", "device='meta' is not supported"),
+        ("protocol", "fid", "protocol='fid' is not known"),
+        ("weights", "random", "extractor replaces the Inception network"),
+    ],
+)
+def test_bad_arguments_are_named(argument: str, value: object, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        fastfid.fid(REF, GEN, **{"extractor": colours, argument: value})
+
+
+def test_a_missing_gpu_is_an_error_not_a_fallback() -> None:
+    if torch.cuda.is_available():
+        with pytest.raises(BackendUnavailableError, match="cuda:99"):
+            fastfid.fid(REF, GEN, extractor=colours, device="cuda:99")
+        return
+    with pytest.raises(BackendUnavailableError, match="device='cuda': this machine has 0 CUDA devices"):
+        fastfid.fid(REF, GEN, extractor=colours, device="cuda")
+
+
+def test_output_must_be_an_npz_and_its_folder_exist(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"output must end in \.npz"):
+        fastfid.stats(REF, tmp_path / "a.npy", extractor=colours)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        fastfid.stats(REF, tmp_path / "no" / "a.npz", extractor=colours)
+
+
+def test_an_interrupt_leaves_no_file(tmp_path: Path) -> None:
+    def interrupted(x: torch.Tensor) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fastfid.stats(REF, tmp_path / "a.npz", extractor=interrupted)
+    assert list(tmp_path.iterdir()) == []
