@@ -109,7 +109,7 @@ def decode_image(file: Path | BytesIO, name: str, where: str) -> Pixels:
         if name.lower().endswith(".npy"):
             return _load_npy(file)
         with _opened(file) as image:
-            return _rgb(image)
+            return rgb_pixels(image)
     except MemoryError:
         raise
     except OSError as error:
@@ -135,7 +135,7 @@ def _opened(file: Path | BytesIO) -> Generator[Image.Image, None, None]:
         yield image
 
 
-def _rgb(image: Image.Image) -> Pixels:
+def rgb_pixels(image: Image.Image) -> Pixels:
     """``image.convert("RGB")`` as an array."""
     width, height = image.size
     if width * height > MAX_PIXELS:

@@ -14,6 +14,7 @@ from torch.utils.dlpack import from_dlpack
 from fastfid.errors import BadImageError
 from fastfid.sources.arrays import REPEATED, check_images, to_rgb
 from fastfid.sources.base import Batches, ImageBatch, Layout, Pixels, Plan, Source, pack, unpack
+from fastfid.sources.decode import rgb_pixels
 from fastfid.sources.loader import Reader, decode_all
 
 _ACCEPTED = (
@@ -78,8 +79,8 @@ class BatchesSource(Source):
 class DatasetSource(Source):
     """A map-style Dataset of single images: PIL images, uint8 [C, H, W] tensors or [H, W, C] arrays, or (image, label).
 
-    Without worker processes its items are made in the calling thread. An ``OSError`` that Pillow raises while an item
-    is made counts as a bad image; any other exception is the Dataset's own and stops the run.
+    Without worker processes its items are made in the calling thread. What Pillow raises of a damaged file counts as a
+    bad image; any other exception is the Dataset's own and stops the run.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -108,12 +109,11 @@ class _DatasetReader(Reader):
 
     def read(self, index: int) -> Pixels:
         try:
-            item = self.dataset[index]
-        except OSError as error:
-            if error.errno is not None:
+            found = list(_image_batches(self.dataset[index], self.layout, f"item {index} of {self.description}"))
+        except (OSError, SyntaxError) as error:  # the latter is Pillow's word for a broken PNG
+            if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise BadImageError(str(index), str(error), self.description) from error
-        found = list(_image_batches(item, self.layout, f"item {index} of {self.description}"))
         if len(found) != 1 or len(found[0][0]) != 1:
             raise ValueError(f"item {index} of {self.description} holds several images; a Dataset gives one at a time")
         pixels: Pixels = to_rgb(*found[0])[0].cpu().numpy()
@@ -159,7 +159,7 @@ def _image_batches(item: Any, layout: Layout | None, what: str) -> Iterator[tupl
                 yield from _image_batches(part, layout, what)
         return
     if hasattr(item, "convert") and hasattr(item, "getbands"):  # a PIL image; Pillow need not be loaded to say so
-        item, layout = np.asarray(item.convert("RGB")), "NHWC"
+        item, layout = rgb_pixels(item), "NHWC"
     if not isinstance(item, (np.ndarray, torch.Tensor)):
         if not hasattr(item, "__dlpack__"):
             raise TypeError(f"{what} is {type(item).__name__}; accepted: {_ACCEPTED}")
