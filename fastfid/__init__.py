@@ -13,16 +13,19 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fastfid.api import FIDResult, fid, stats
-    from fastfid.distance import FrechetResult, frechet, frechet_distance, frechet_moments
+    from fastfid.distance import FrechetResult, frechet, frechet_distance, frechet_many, frechet_moments
+    from fastfid.gaussian import FrechetReference
     from fastfid.moments import Moments
     from fastfid.protocols import PROTOCOLS, Protocol, protocol
     from fastfid.resample import RaggedImages, resize_normalize
 
 _PUBLIC = {
+    "FrechetReference": "fastfid.gaussian",
     "FrechetResult": "fastfid.distance",
     "Moments": "fastfid.moments",
     "frechet": "fastfid.distance",
     "frechet_distance": "fastfid.distance",
+    "frechet_many": "fastfid.distance",
     "frechet_moments": "fastfid.distance",
     "FIDResult": "fastfid.api",
     "PROTOCOLS": "fastfid.protocols",

@@ -17,16 +17,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch
 
 from fastfid.errors import NumericalWarning
+from fastfid.gaussian import FrechetReference
 from fastfid.linalg.enclosure import UNIT, Enclosure
-from fastfid.linalg.factors import Factor, factor, factor_of_rows
-from fastfid.linalg.inputs import covariance, mean_vector
-from fastfid.linalg.trace import METHODS, RootTrace, trace_of_root
+from fastfid.linalg.factors import Factor
+from fastfid.linalg.trace import METHODS, RootTrace, resolve, trace_from_samples, trace_of_root, traces_of_roots
 from fastfid.moments import Moments
 
 _Result = TypeVar("_Result", bound="FrechetResult")
@@ -179,20 +179,10 @@ def frechet(
         10 000 random cases (tests/test_frechet.py::test_enclosure_holds_the_truth).
     """
     _check_method(method, ("low-rank",))
-    first = covariance(sigma1, "sigma1")
-    d = first.matrix.shape[0]
-    second = covariance(sigma2, "sigma2", d)
-    means = mean_vector(mu1, "mu1", d), mean_vector(mu2, "mu2", d)
-    where = _work_device(device, first.matrix)
-    notes = [given.note for given in (first, second) if given.note]
-    gap = means[0].to(where) - means[1].to(where)
-    sigmas = first.matrix.to(where), second.matrix.to(where)
-    factor1 = factor(sigmas[0], "sigma1")
-    if torch.equal(sigmas[0], sigmas[1]):
-        return _result(gap, (factor1, factor1), _equal(factor1), notes)
-    factor2 = factor(sigmas[1], "sigma2")
-    root = trace_of_root(factor1, factor2, method, certify=bool(certify), rtol=rtol)
-    return _result(gap, (factor1, factor2), root, notes)
+    first = FrechetReference(mu1, sigma1, device=device, names=("mu1", "sigma1"))
+    second = FrechetReference(mu2, sigma2, device=first.mean.device, names=("mu2", "sigma2"))
+    _check_dims(first, second)
+    return compare(first, second, method, certify=bool(certify), rtol=rtol)
 
 
 def frechet_moments(
@@ -229,46 +219,95 @@ def frechet_moments(
         The low-rank route equals the singular values of the centred samples to 1e-12
         (tests/test_frechet.py::test_low_rank_against_the_samples).
     """
-    for name, side in (("ref", ref), ("gen", gen)):
-        if not isinstance(side, Moments):
-            raise TypeError(f"{name}: {type(side).__name__}; accepted: Moments")
     _check_method(method)
-    if mean_dtype not in ("float32", "float64"):
-        raise ValueError(f"mean_dtype: {mean_dtype!r}; accepted: 'float32', 'float64'")
-    means = [side.mean.to(getattr(torch, mean_dtype)).to(torch.float64) for side in (ref, gen)]
-    if means[0].shape != means[1].shape:
-        raise ValueError(f"gen: {means[1].shape[0]} features; accepted: {means[0].shape[0]}, as ref has")
     ddofs = (ddof, ddof) if isinstance(ddof, int) else ddof
-    use_rows = method in ("auto", "low-rank")
-    rows = [side.rows if use_rows else None for side in (ref, gen)]
-    if method == "low-rank" and rows[0] is None and rows[1] is None:
+    keep = method in ("auto", "low-rank")
+    first = FrechetReference.from_moments(
+        ref, ddof=ddofs[0], device=device, keep_rows=keep, mean_dtype=mean_dtype, name="ref"
+    )
+    second = FrechetReference.from_moments(
+        gen, ddof=ddofs[1], device=first.mean.device, keep_rows=keep, mean_dtype=mean_dtype, name="gen"
+    )
+    _check_dims(first, second)
+    if method == "low-rank" and first.rows is None and second.rows is None:
         raise ValueError("method: 'low-rank' needs the samples of one side (n ≤ d); both sides only have a covariance")
-    if rows[0] is None and rows[1] is None:
-        return frechet(
-            means[0],
-            ref.cov(ddofs[0]),
-            means[1],
-            gen.cov(ddofs[1]),
-            method=method,
-            device=device,
-            certify=certify,
-            rtol=rtol,
-        )
-    where = _work_device(device, means[0])
-    factors = [
-        _moments_factor(side, kept, k, name, where)
-        for side, kept, k, name in zip((ref, gen), rows, ddofs, ("ref", "gen"), strict=True)
-    ]
-    gap = means[0].to(where) - means[1].to(where)
-    if (
-        rows[0] is not None
-        and rows[1] is not None
-        and ddofs[0] == ddofs[1]
-        and torch.equal(rows[0], rows[1].to(rows[0].device))
-    ):
-        return _result(gap, (factors[0], factors[0]), _equal(factors[0]), [])
-    root = trace_of_root(factors[0], factors[1], "low-rank", certify=bool(certify), rtol=rtol)
-    return _result(gap, (factors[0], factors[1]), root._replace(method="low-rank"), [])
+    return compare(first, second, method, certify=bool(certify), rtol=rtol)
+
+
+def frechet_many(
+    ref: FrechetReference,
+    candidates: Iterable[FrechetReference | Moments | tuple[Any, Any]],
+    *,
+    ddof: int = 1,
+    method: str = "auto",
+    certify: bool | None = None,
+    rtol: float = 1e-5,
+) -> list[FrechetResult]:
+    """The distances of many Gaussians to one reference, whose factor is computed once.
+
+    On a GPU the polar iteration takes all candidates of one shape in batches, so that launches do not dominate small d.
+
+    Args:
+        ref: the reference; ``FrechetReference(mu, sigma)`` or ``FrechetReference.from_moments(moments)``.
+        candidates: each one a FrechetReference, Moments, or a pair (mu [d], sigma [d, d]).
+        ddof: for candidates that are Moments.
+        method, certify, rtol: as in ``frechet``.
+
+    Returns:
+        One FrechetResult per candidate, equal to what ``frechet`` gives.
+
+    Raises:
+        ValueError: as ``frechet``; the candidate's position is named.
+        TypeError: ref is not a FrechetReference.
+
+    Warns:
+        NumericalWarning: as ``frechet``.
+    """
+    if not isinstance(ref, FrechetReference):
+        raise TypeError(f"ref: {type(ref).__name__}; accepted: FrechetReference")
+    _check_method(method)
+    sides = [_as_reference(one, index, ddof, ref.mean.device) for index, one in enumerate(candidates)]
+    for side in sides:
+        _check_dims(ref, side)
+    if resolve(method, ref.mean.device, bool(certify)) != "newton-schulz":
+        return [compare(ref, side, method, certify=bool(certify), rtol=rtol) for side in sides]
+    open_ones = [index for index, side in enumerate(sides) if not ref.same_covariance(side)]
+    pairs = [(ref.factor, sides[index].factor) for index in open_ones]
+    roots = traces_of_roots(pairs, method, certify=bool(certify), rtol=rtol) if pairs else []
+    found = dict(zip(open_ones, roots, strict=True))
+    return [_result(ref, side, found.get(index) or _equal(ref.factor)) for index, side in enumerate(sides)]
+
+
+def compare(
+    first: FrechetReference, second: FrechetReference, method: str, *, certify: bool, rtol: float
+) -> FrechetResult:
+    """The distance of two Gaussians on one device; the arguments are checked already."""
+    if first.same_covariance(second):
+        return _result(first, second, _equal(first.factor))
+    root = None
+    if not certify and resolve(method, first.mean.device, certify) == "eigvalsh":
+        for rows, full in ((first, second), (second, first)):
+            if rows.rows is not None and full.matrix is not None and full.from_samples and "factor" not in vars(full):
+                root = trace_from_samples(rows.factor, full.matrix, rtol=rtol)
+    if root is None:
+        root = trace_of_root(first.factor, second.factor, method, certify=certify, rtol=rtol)
+    return _result(first, second, root)
+
+
+def _as_reference(one: Any, index: int, ddof: int, device: torch.device) -> FrechetReference:
+    if isinstance(one, FrechetReference):
+        return one
+    name = f"candidates[{index}]"
+    if isinstance(one, Moments):
+        return FrechetReference.from_moments(one, ddof=ddof, device=device, name=name)
+    if isinstance(one, tuple) and len(one) == 2:
+        return FrechetReference(one[0], one[1], device=device, names=(f"{name}[0]", f"{name}[1]"))
+    raise TypeError(f"{name}: {type(one).__name__}; accepted: FrechetReference, Moments, or a pair (mu, sigma)")
+
+
+def _check_dims(first: FrechetReference, second: FrechetReference) -> None:
+    if first.dim != second.dim:
+        raise ValueError(f"{second.name}: {second.dim} features; accepted: {first.dim}, as {first.name} has")
 
 
 def _check_method(method: str, refused: tuple[str, ...] = ()) -> None:
@@ -277,47 +316,44 @@ def _check_method(method: str, refused: tuple[str, ...] = ()) -> None:
         raise ValueError(f"method: {method!r}; accepted: {', '.join(accepted)}")
 
 
-def _work_device(asked: torch.device | str | None, given: torch.Tensor) -> torch.device:
-    """Where the d×d work is done: the CPU where the device asked for has no float64."""
-    device = given.device if asked is None else torch.device(asked)
-    return torch.device("cpu") if device.type == "mps" else device
-
-
-def _moments_factor(side: Moments, rows: torch.Tensor | None, ddof: int, name: str, device: torch.device) -> Factor:
-    """A factor of one side: from its samples where they are known, else from its covariance."""
-    if rows is None:
-        return factor(side.cov(ddof).to(device), name)
-    if rows.shape[0] <= ddof:
-        raise ValueError(f"{name}: {rows.shape[0]} samples; a covariance with ddof = {ddof} needs at least {ddof + 1}")
-    return factor_of_rows(rows.to(device), rows.shape[0] - ddof)
-
-
 def _equal(f: Factor) -> RootTrace:
     """tr (ΣΣ)^½ = tr Σ, exactly."""
     trace = f.trace * f.root_scale * f.root_scale
     return RootTrace(Enclosure(trace, trace, trace), "equal", 0, ())
 
 
-def _result(gap: torch.Tensor, factors: tuple[Factor, Factor], root: RootTrace, notes: list[str]) -> FrechetResult:
+def _terms(side: FrechetReference) -> tuple[float, float, int]:
+    """(tr Σ, its rounding, rank) of one side; without a factor where none was needed."""
+    made: Factor | None = vars(side).get("factor")
+    if made is not None:
+        square = made.root_scale * made.root_scale
+        return made.trace * square, made.trace_rounding * square, made.rank
+    assert side.matrix is not None
+    trace = math.fsum(side.matrix.diagonal().tolist())
+    return trace, 2 * UNIT * trace, side.dim
+
+
+def _result(first: FrechetReference, second: FrechetReference, root: RootTrace) -> FrechetResult:
     """Put the terms together; warn of what the caller must know."""
+    gap = first.mean - second.mean
     mean_term = math.fsum((gap * gap).tolist())
-    traces = [f.trace * f.root_scale * f.root_scale for f in factors]
-    bounds = root.bounds
-    trace_term = math.fsum([*traces, -bounds.value, -bounds.value])
-    value = math.fsum([mean_term, *traces, -bounds.value, -bounds.value])
+    trace1, rounding1, rank1 = _terms(first)
+    trace2, rounding2, rank2 = (trace1, rounding1, rank1) if root.method == "equal" else _terms(second)
+    bounds, method = root.bounds, root.method
+    if method != "equal" and (first.rows is not None or second.rows is not None):
+        method = "low-rank"
+    trace_term = math.fsum([trace1, trace2, -bounds.value, -bounds.value])
+    value = math.fsum([mean_term, trace1, trace2, -bounds.value, -bounds.value])
     if not math.isfinite(value):
-        raise ValueError("mu1, mu2, sigma1, sigma2: so large that their distance overflows float64; scale them down")
-    rounding = 8 * UNIT * mean_term
-    if root.method != "equal":
-        rounding += math.fsum(f.trace_rounding * f.root_scale * f.root_scale for f in factors)
-    notes = [*notes, *dict.fromkeys(f.note for f in factors if f.note), *root.notes]
+        raise ValueError(f"{first.name}, {second.name}: so large that the distance overflows float64; scale them down")
+    rounding = 8 * UNIT * mean_term + (0.0 if root.method == "equal" else rounding1 + rounding2)
     lower = math.fsum([value, 2 * (bounds.value - bounds.upper), -rounding])
     upper = math.fsum([value, 2 * (bounds.value - bounds.lower), rounding])
+    remarks = list(dict.fromkeys((*first.notes, *second.notes)))
     if value < 0.0:
-        notes.append(f"the value is below zero by rounding; the distance itself lies between 0 and {upper:.3g}")
-    for note in notes:
-        if note not in root.notes:
-            warnings.warn(note, NumericalWarning, stacklevel=3)
+        remarks.append(f"the value is below zero by rounding; the distance itself lies between 0 and {upper:.3g}")
+    for remark in remarks:
+        warnings.warn(remark, NumericalWarning, stacklevel=4)
     return FrechetResult(
         value,
         lower=lower,
@@ -325,10 +361,10 @@ def _result(gap: torch.Tensor, factors: tuple[Factor, Factor], root: RootTrace, 
         mean_term=mean_term,
         trace_term=trace_term,
         trace_root=bounds.value,
-        method=root.method,
+        method=method,
         steps=root.steps,
-        rank1=factors[0].rank,
-        rank2=factors[1].rank,
+        rank1=rank1,
+        rank2=rank2,
         jitter=0.0,
-        notes=tuple(notes),
+        notes=(*remarks, *root.notes),
     )

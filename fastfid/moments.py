@@ -82,6 +82,7 @@ class Moments:
         self._mean: torch.Tensor | None = None
         self._scatter: torch.Tensor | None = None
         self._cov: torch.Tensor | None = None
+        self._seen = True
 
     @classmethod
     def from_features(cls, features: object, *, device: torch.device | str | None = None) -> Moments:
@@ -115,7 +116,7 @@ class Moments:
         sigma = covariance(cov, "cov")
         mu = mean_vector(mean, "mean", sigma.matrix.shape[0])
         moments = cls(mu.shape[0], device="cpu", keep_rows=False, metadata=metadata)
-        moments._mean = mu
+        moments._mean, moments._seen = mu, False
         if n is None:
             moments.n, moments._cov = None, sigma.matrix
             return moments
@@ -129,6 +130,11 @@ class Moments:
     def dim(self) -> int | None:
         """Number of features d; None before the first batch."""
         return self._dim
+
+    @property
+    def from_samples(self) -> bool:
+        """Whether every sample was seen here, so that the covariance is positive semi-definite by construction."""
+        return self._seen
 
     @property
     def mean(self) -> torch.Tensor:
@@ -261,6 +267,7 @@ class Moments:
             scatter = scatter.add_(self.scatter).addr_(delta, delta, alpha=n * b / (n + b))
             mean = self.mean + delta * (b / (n + b))
         self._chunks = None
+        self._seen = self._seen and other._seen
         self._mean, self._scatter = mean, scatter
         self.n += other.n
 

@@ -21,10 +21,10 @@ from fastfid.linalg.enclosure import product_rounding, solver_rounding
 from fastfid.linalg.inputs import EPS
 
 _CLEAR = 16.0
-"""A Cholesky factor is kept where λmin is this many times d·eps·λmax; the estimate of λmin is good to a small factor."""
+"""A Cholesky factor is kept where λmin is this many times d·eps·λmax; λmin is estimated to a small factor."""
 
 _NEGATIVE = 1e-5
-"""Eigenvalues down to −this·λmax count as zero, with a note (float32 moments reach 1e-6); beyond, Σ is no covariance."""
+"""Eigenvalues down to −this·λmax count as zero, with a note: float32 moments reach 1e-6. Beyond, Σ is no covariance."""
 
 
 class Factor(NamedTuple):

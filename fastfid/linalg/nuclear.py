@@ -1,35 +1,51 @@
-"""Sum of the singular values of a product of factors, by eigenvalues of its Gram matrix or by singular values.
+"""Sum of the singular values of a product of factors: by eigenvalues, singular values or the polar iteration.
 
     ‖M‖_* = Σ √λ(MMᵀ) = Σ σ(M),        M = F₁ᵀF₂
 
 Eigenvalues are three times cheaper but know σ only through its square: below √eps·σmax nothing is left of it. So they
-are trusted only where what they are likely to have lost is below 1e-10 of the sum.
+are trusted only where a cautious estimate of what they have lost stays below 1e-9 of the sum (measured: 1e-11 there).
 """
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
+from fastfid._dispatch import function_for
 from fastfid.linalg import enclosure
 from fastfid.linalg.enclosure import Enclosure
+from fastfid.linalg.iteration import PolarIterate, Products, polar_iteration, precision_for
 
-GRAM_LOSS = 1e-10
-"""Largest expected relative error of Σ√λ(MMᵀ) at which the Gram route is used."""
+NS_RTOL = 1e-8
+"""Widest relative enclosure the polar iteration is content with, whatever looser one is asked for."""
+
+_BLOCKED = 512
+"""From this size on the halved work outweighs the extra calls."""
+
+GRAM_LOSS = 1e-9
+"""Largest estimated relative error of Σ√λ(MMᵀ) at which the Gram route is used."""
 
 
 def by_eigenvalues(m: torch.Tensor, rounding: float) -> tuple[Enclosure, float]:
     """(enclosure of ‖m‖_*, likely relative error) for m [p, q] float64 known to ``rounding`` in the Frobenius norm."""
     p, q = m.shape
-    if min(p, q) == 0:
-        return Enclosure(0.0, 0.0, 0.0), 0.0
-    gram = m @ m.T if p <= q else m.T @ m
+    rows = m if p <= q else m.T
     norm = float(torch.linalg.matrix_norm(m))
-    values: torch.Tensor = torch.linalg.eigvalsh(gram)
     forming = enclosure.product_rounding(max(p, q)) * norm * norm
-    bounds = enclosure.from_gram_eigenvalues(values, forming)
-    widened = _widen(bounds, rounding * min(p, q) ** 0.5)
+    bounds, lost = by_gram(_lower_product(rows), forming)
+    by = rounding * min(p, q) ** 0.5
+    return Enclosure(bounds.value, max(bounds.lower - by, 0.0), bounds.upper + by), lost
+
+
+def by_gram(gram: torch.Tensor, rounding: float) -> tuple[Enclosure, float]:
+    """(enclosure of Σ√λ, likely relative error) of a PSD [k, k] known to ``rounding``; its lower half is read."""
+    if gram.numel() == 0:
+        return Enclosure(0.0, 0.0, 0.0), 0.0
+    values = torch.linalg.eigvalsh(gram, UPLO="L")
+    bounds = enclosure.from_gram_eigenvalues(values, rounding)
     lost = enclosure.expected_gram_error(values)
-    return widened, lost / bounds.value if bounds.value > 0.0 else 0.0
+    return bounds, lost / bounds.value if bounds.value > 0.0 else 0.0
 
 
 def by_singular_values(m: torch.Tensor, rounding: float) -> Enclosure:
@@ -39,5 +55,24 @@ def by_singular_values(m: torch.Tensor, rounding: float) -> Enclosure:
     return enclosure.from_singular_values(torch.linalg.svdvals(m), rounding)
 
 
-def _widen(bounds: Enclosure, by: float) -> Enclosure:
-    return Enclosure(bounds.value, max(bounds.lower - by, 0.0), bounds.upper + by)
+def by_newton_schulz(
+    m: torch.Tensor, rounding: torch.Tensor, rtol: float, precision: str | None = None
+) -> PolarIterate:
+    """The polar iteration on m [B, p, q], p and q ≥ 1, known to ``rounding`` [B]; u and h belong to mᵀ where p < q."""
+    tall = m if m.shape[-2] >= m.shape[-1] else m.mT.contiguous()
+    products = Products(*function_for("polar_products", m.device.type)())
+    return polar_iteration(
+        tall, products, rtol=min(rtol, NS_RTOL), rounding=rounding, precision=precision or precision_for(m.device)
+    )
+
+
+def _lower_product(m: torch.Tensor) -> torch.Tensor:
+    """m mᵀ in the lower half, by block rows: 5/8 of the work of the whole; what stands above is not defined."""
+    k = m.shape[0]
+    if k < _BLOCKED:
+        return m @ m.T
+    out = torch.empty(k, k, dtype=m.dtype, device=m.device)
+    edges = [k * i // 4 for i in range(5)]
+    for start, end in itertools.pairwise(edges):
+        torch.mm(m[start:end], m[:end].T, out=out[start:end, :end])
+    return out

@@ -1,13 +1,14 @@
 """tr (Σ₁Σ₂)^½ = ‖F₁ᵀF₂‖_* from two factors, by the route that is asked for or that the cost model picks.
 
-The cost model, in units of d³ (products count 2, on either side of the comparison with their true shapes):
+The cost model, in multiples of d³ flops, and what decides beside them:
 
-    eigvalsh     4/3 + 2 + 2      one Gram product, one tridiagonal reduction: the CPU's default
-    svd          8/3 + 8/3        a bidiagonal reduction, memory-bound: three to four times eigvalsh; certifies
-    newton-schulz  4 per step     11 steps or more, but nothing except products: the GPU's default; certifies
+    eigvalsh        10/3 for F₁ᵀF₂ and half its Gram matrix, 4/3 for the tridiagonal reduction: the CPU's default
+    svd             2 and 8/3, but memory-bound: two to four times eigvalsh; tight bounds, so ``certify`` means it
+    newton-schulz   4 a step (6 without the symmetric engine), 11 steps or more, but only products: the GPU's default
 
-A route that breaks down, whose enclosure is wider than ``rtol``, or that is likely to have lost more than 1e-10, hands
-over to the next: eigvalsh → svd, newton-schulz → eigvalsh → svd. The notes of the result say so.
+Where the factors are not square (samples, singular covariances) the same holds of the smaller side: ``low-rank`` is no
+other arithmetic. A route that breaks down, whose enclosure is wider than ``rtol``, or that has lost too many digits by
+its own estimate hands over to the next, and the notes say so: newton-schulz → eigvalsh → svd.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
+
 from fastfid.linalg import nuclear
 from fastfid.linalg.enclosure import Enclosure, product_rounding
 from fastfid.linalg.factors import Factor
+from fastfid.linalg.iteration import PolarIterate
 
 METHODS = ("auto", "eigvalsh", "newton-schulz", "low-rank", "svd")
 
@@ -31,24 +35,114 @@ class RootTrace(NamedTuple):
     notes: tuple[str, ...]
 
 
-def trace_of_root(f1: Factor, f2: Factor, method: str, *, certify: bool, rtol: float) -> RootTrace:
-    """The trace of the root from two factors on one device; ``method`` is one of METHODS, already checked.
-
-    ``auto`` and ``low-rank`` mean eigvalsh here (svd where ``certify``), on whatever shape the factors have.
-    """
-    m = f1.f.T @ f2.f
+def product_of_factors(f1: Factor, f2: Factor) -> tuple[torch.Tensor, float]:
+    """(M = F₁ᵀF₂, how far M in memory is from the exact product, in the Frobenius norm), both without the scales."""
     norms = (math.sqrt(f1.trace), math.sqrt(f2.trace))
     rounding = product_rounding(f1.f.shape[0]) * norms[0] * norms[1] + f1.rounding * norms[1] + f2.rounding * norms[0]
+    return f1.f.T @ f2.f, rounding
+
+
+def _ordered(f1: Factor, f2: Factor) -> tuple[Factor, Factor]:
+    """The pair in an order that does not depend on who came first, so that the result is symmetric to the last bit."""
+    keys = [(f.rank, f.root_scale, f.trace, f.f.sum().item()) for f in (f1, f2)]
+    return (f1, f2) if keys[0] <= keys[1] else (f2, f1)
+
+
+def resolve(method: str, device: torch.device, certify: bool) -> str:
+    """What ``auto`` and ``low-rank`` mean on a device."""
+    if method in ("auto", "low-rank"):
+        method = "newton-schulz" if device.type == "cuda" else "eigvalsh"
+    return "svd" if certify and method == "eigvalsh" else method
+
+
+def trace_of_root(f1: Factor, f2: Factor, method: str, *, certify: bool, rtol: float) -> RootTrace:
+    """The trace of the root from two factors on one device; ``method`` is one of METHODS, already checked."""
+    m, rounding = product_of_factors(*_ordered(f1, f2))
     scale = f1.root_scale * f2.root_scale
-    notes: list[str] = []
-    if method != "svd" and not certify:
+    chosen, notes = resolve(method, m.device, certify), []
+    if m.numel() == 0:
+        return RootTrace(Enclosure(0.0, 0.0, 0.0), chosen, 0, ())
+    if chosen == "newton-schulz":
+        found = nuclear.by_newton_schulz(m[None], torch.tensor([rounding], device=m.device), rtol)
+        if found.tight(min(rtol, nuclear.NS_RTOL)):
+            return _from_iterate(found, 0, scale)
+        notes.append(wide_note(found, 0, rtol))
+        chosen = "svd" if certify else "eigvalsh"
+    if chosen == "eigvalsh":
         bounds, lost = nuclear.by_eigenvalues(m, rounding)
-        if lost <= nuclear.GRAM_LOSS and bounds.width <= rtol * bounds.value:
-            return RootTrace(bounds.scaled(scale), "eigvalsh", 0, ())
-        reason = (
-            f"eigenvalues of the product keep too few digits here (about {lost:.0e} of the trace may be lost)"
-            if lost > nuclear.GRAM_LOSS
-            else f"the enclosure from eigenvalues is wider than rtol = {rtol:g}"
-        )
-        notes.append(f"eigvalsh handed over to svd: {reason}")
+        note = gram_note(bounds, lost, rtol)
+        if note is None:
+            return RootTrace(bounds.scaled(scale), "eigvalsh", 0, tuple(notes))
+        notes.append(note)
     return RootTrace(nuclear.by_singular_values(m, rounding).scaled(scale), "svd", 0, tuple(notes))
+
+
+def traces_of_roots(pairs: list[tuple[Factor, Factor]], method: str, *, certify: bool, rtol: float) -> list[RootTrace]:
+    """As ``trace_of_root`` for many pairs; the polar iteration takes products of one shape in one batch."""
+    device = pairs[0][0].f.device
+    if resolve(method, device, certify) != "newton-schulz":
+        return [trace_of_root(f1, f2, method, certify=certify, rtol=rtol) for f1, f2 in pairs]
+    out: dict[int, RootTrace] = {}
+    by_shape: dict[tuple[int, int], list[int]] = {}
+    for index, (f1, f2) in enumerate(pairs):
+        by_shape.setdefault((min(f1.rank, f2.rank), max(f1.rank, f2.rank)), []).append(index)
+    for (p, q), members in by_shape.items():
+        chunk = max(1, _BATCH_ENTRIES // max(p * q, 1))
+        for start in range(0, len(members) if p * q else 0, chunk):
+            part = members[start : start + chunk]
+            products = [product_of_factors(*_ordered(*pairs[index])) for index in part]
+            rounding = torch.tensor([r for _, r in products], dtype=torch.float64, device=device)
+            found = nuclear.by_newton_schulz(torch.stack([m for m, _ in products]), rounding, rtol)
+            for position, index in enumerate(part):
+                scale = pairs[index][0].root_scale * pairs[index][1].root_scale
+                if found.one_is_tight(position, min(rtol, nuclear.NS_RTOL)):
+                    out[index] = _from_iterate(found, position, scale)
+    return [
+        out[index] if index in out else trace_of_root(*pairs[index], method, certify=certify, rtol=rtol)
+        for index in range(len(pairs))
+    ]
+
+
+_BATCH_ENTRIES = 4 * 2048 * 2048
+"""Entries of M iterated at once: four 2048² problems, about 1 GiB with the iteration's own arrays."""
+
+
+def trace_from_samples(f1: Factor, sigma2: torch.Tensor, *, rtol: float) -> RootTrace | None:
+    """Σ √λ(F₁ᵀΣ₂F₁) for thin F₁ [d, r], without a factor of Σ₂; None where that keeps too few digits.
+
+    Args:
+        sigma2: covariance [d, d] that is positive semi-definite because samples made it.
+    """
+    x = f1.f.T
+    half = x @ sigma2
+    norm = float(torch.linalg.matrix_norm(x))
+    sigma_norm = float(torch.linalg.matrix_norm(sigma2))
+    rounding = (2 * product_rounding(x.shape[1]) * norm + 2 * f1.rounding) * norm * sigma_norm
+    bounds, lost = nuclear.by_gram(half @ x.T, rounding)
+    if gram_note(bounds, lost, rtol) is not None:
+        return None
+    return RootTrace(bounds.scaled(f1.root_scale), "eigvalsh", 0, ())
+
+
+def gram_note(bounds: Enclosure, lost: float, rtol: float) -> str | None:
+    """Why eigenvalues of a Gram matrix do not suffice; None where they do."""
+    if lost > nuclear.GRAM_LOSS:
+        return f"eigvalsh handed over to svd: up to {lost:.0e} of the trace may be lost in the square"
+    if bounds.width > rtol * bounds.value:
+        return f"eigvalsh handed over to svd: its enclosure is wider than rtol = {rtol:g}"
+    return None
+
+
+def wide_note(found: PolarIterate, index: int, rtol: float) -> str:
+    """Why the polar iteration did not suffice."""
+    width = float((found.upper - found.lower)[index] / found.value[index])
+    return (
+        f"newton-schulz handed over: after {found.steps} steps its enclosure is {width:.1e} of the trace, "
+        f"wider than {min(rtol, nuclear.NS_RTOL):g}"
+    )
+
+
+def _from_iterate(found: PolarIterate, index: int, scale: float) -> RootTrace:
+    bounds = Enclosure(float(found.value[index]), float(found.lower[index]), float(found.upper[index]))
+    notes = ("float32 steps, polished and enclosed in float64",) if found.precision == "mixed" else ()
+    return RootTrace(bounds.scaled(scale), "newton-schulz", found.steps, notes)
