@@ -24,8 +24,8 @@ def bar(label: str, total: int | None, show: bool) -> Iterator[Callable[[int], N
 
     class Rate(TextColumn):
         def render(self, task: object) -> Text:
-            speed = getattr(task, "finished_speed", None) or getattr(task, "speed", None)
-            return Text(f"{speed:.1f} images/s" if speed else "")
+            elapsed, done = getattr(task, "elapsed", None), getattr(task, "completed", 0)
+            return Text(f"{done / elapsed:.1f} images/s" if elapsed and done else "")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=5) as shown:

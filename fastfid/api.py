@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,9 @@ import torch
 
 import fastfid
 from fastfid import _progress
+from fastfid._atomic import require_folder
 from fastfid._checks import whole_number
+from fastfid.distance import FrechetResult, frechet_moments
 from fastfid.errors import (
     BackendUnavailableError,
     BadImageWarning,
@@ -28,15 +30,11 @@ from fastfid.errors import (
     SmallSampleWarning,
 )
 from fastfid.extractors import Extractor, as_extractor, inception_extractor
-from fastfid.distance import FrechetResult, frechet_moments
 from fastfid.moments import Moments
 from fastfid.pipeline import extract
 from fastfid.protocols import DEFAULT, Protocol
 from fastfid.protocols import protocol as find_protocol
 from fastfid.sources import Source, is_statistics, open_source
-
-_UNSAFE_BELOW = 10_000
-"""Samples under which the bias of FID (about 1/n) dominates differences between papers: Heusel et al. 2017, README."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +248,9 @@ def stats(
         progress=progress,
     )
     if output is not None:
-        _check_output(Path(output))
+        if Path(output).suffix != ".npz":  # before the work, not after it
+            raise ValueError(f"output must end in .npz, got {os.fspath(output)!r}")
+        require_folder(output)
     side = job.measure(job.open("images", images))
     if output is not None:
         side.moments.save(output, ddof=job.protocol.statistics.ddof)
@@ -402,14 +402,14 @@ class _Job:
         return result
 
     def _workers(self, source: Source) -> int:
-        """Decoding beside the network: on a GPU as pytorch-fid does; on a CPU one thread, the cores belong to the network."""
+        """Processes beside a GPU, as pytorch-fid has them; on a CPU a thread, for its cores belong to the network."""
         if self.num_workers is not None:
             return self.num_workers
         if self.device.type == "cpu" or source.kind not in ("folder", "zip"):
             return 0
         return min(8, os.cpu_count() or 1)
 
-    def _facts(self, opened: _Opened, n: int, skipped: tuple[str, ...]) -> dict[str, Any]:
+    def _facts(self, opened: _Opened, n: int | None, skipped: tuple[str, ...]) -> dict[str, Any]:
         weights = self.extractor.weights
         return {
             "fastfid": fastfid.__version__,
@@ -458,22 +458,12 @@ class _Job:
 
     def _remark_on_size(self, side: _Side) -> None:
         n, d = side.moments.n, side.moments.dim
-        if n is None or n > _UNSAFE_BELOW:
-            return
-        if n <= d:
+        if n is not None and d is not None and n <= d:
             self.warn(
                 SmallSampleWarning,
                 f"{side.info.description}: {n} samples for {d} feature dimensions; the covariance is singular (rank at "
                 f"most {n - 1}) and the distance is dominated by the bias of small samples",
             )
-
-
-def _check_output(path: Path) -> None:
-    """Before the work, not after it."""
-    if path.suffix != ".npz":
-        raise ValueError(f"output must end in .npz, got {str(path)!r}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"output={str(path)!r}: the folder {str(path.parent)!r} does not exist")
 
 
 def _require_equal(side: _Side, key: str, facts: Mapping[str, Any], theirs: Any, wanted: Any, name: str) -> None:

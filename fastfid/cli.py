@@ -11,7 +11,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -77,7 +76,9 @@ def _options(command: _Command) -> _Command:
             click.option("--num-workers", type=click.IntRange(0), help="Decoding processes. [by device]"),
             click.option("--limit", type=click.IntRange(1), help="Use this many images of each set, drawn by --seed."),
             click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the subset that --limit draws."),
-            click.option("--weights", help="Inception weights: a file, or 'random'. [FASTFID_WEIGHTS, cache, download]"),
+            click.option(
+                "--weights", help="Inception weights: a file, or 'random'. [FASTFID_WEIGHTS, cache, download]"
+            ),
             click.option("--extractor", type=path, help="A TorchScript file in place of the Inception network."),
             click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", help="Of the network."),
             click.option("--skip-bad", is_flag=True, help="Go on without images that can't be read; list them."),
@@ -94,18 +95,19 @@ def _options(command: _Command) -> _Command:
 @_options
 @click.option("--certify", is_flag=True, help="Pay for the tight enclosure of the distance.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Also write the result as JSON.")
-def compare(
-    ref: str, gen: str, json_path: str | None, quiet: bool, certify: bool, **settings: Any
-) -> None:
+def compare(ref: str, gen: str, json_path: str | None, quiet: bool, certify: bool, **settings: Any) -> None:
     """Distance between two image sets, REF and GEN.
 
     Each is a folder, a zip, an .npz or .npy of uint8 images, or an .npz of statistics (mu, sigma).
     """
     with _failures():
+        from fastfid._atomic import require_folder
         from fastfid.api import fid
         from fastfid.report.json_file import write_json
         from fastfid.report.table import result_table
 
+        if json_path is not None:
+            require_folder(json_path)
         result = fid(ref, gen, progress=not quiet, certify=certify or None, **settings)
         if json_path is not None:
             write_json(json_path, result.to_dict())

@@ -119,7 +119,9 @@ def test_ddof_and_mean_dtype_follow_the_protocol() -> None:
         relative=2e-6,
         what="ddof 0",
     )
-    single = dataclasses.replace(for_nvidia, statistics=dataclasses.replace(for_nvidia.statistics, mean_dtype="float32"))
+    single = dataclasses.replace(
+        for_nvidia, statistics=dataclasses.replace(for_nvidia.statistics, mean_dtype="float32")
+    )
     exact = fastfid.fid(REF, GEN, extractor=colours).value
     rounded = fastfid.fid(REF, GEN, extractor=colours, protocol=single).value
     assert rounded != exact
@@ -153,7 +155,7 @@ def test_a_block_protocol_leaves_out_its_rest_and_says_so() -> None:
 def test_limit_draws_the_subset_of_edm() -> None:
     pixels = images(30, 7)
     order = np.arange(30)
-    np.random.RandomState(5).shuffle(order)  # noqa: NPY002  (the generator EDM and StyleGAN3 use)
+    np.random.RandomState(5).shuffle(order)  # the generator EDM and StyleGAN3 use
     chosen = np.sort(order[:12])
     got = fastfid.stats(pixels, extractor=colours, limit=12, seed=5)
     want = fastfid.stats(pixels[chosen], extractor=colours)
@@ -184,7 +186,7 @@ def test_empty_single_and_few(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(EmptySourceError, match="empty"):
         fastfid.fid(tmp_path / "empty", GEN, extractor=colours)
-    with pytest.raises(ValueError, match="gen='.*' holds 1 image; a covariance needs at least 2"):
+    with pytest.raises(ValueError, match=r"gen='.*' holds 1 image; a covariance needs at least 2"):
         fastfid.fid(REF, GEN[:1], extractor=colours)
     bad = write_folder(tmp_path / "bad", GEN[:2])
     for file in bad.iterdir():

@@ -67,9 +67,11 @@ def test_protocols_are_frozen_and_written_as_json() -> None:
 
 
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"protocol='cleen' is not known\. Did you mean 'clean'\? Accepted: pytorch-fid"):
+    with pytest.raises(
+        ValueError, match=r"protocol='cleen' is not known\. Did you mean 'clean'\? Accepted: pytorch-fid"
+    ):
         fastfid.protocol("cleen")
-    with pytest.raises(TypeError, match="protocol must be a name or a fastfid.Protocol, got int"):
+    with pytest.raises(TypeError, match=r"protocol must be a name or a fastfid\.Protocol, got int"):
         fastfid.protocol(3)  # type: ignore[arg-type]
     mine = dataclasses.replace(fastfid.protocol("clean"), name="mine")
     assert fastfid.protocol(mine) is mine

@@ -24,7 +24,7 @@ def result_table(result: FIDResult) -> RenderableType:
     run = result.run
     title = TITLES.get(run.metric, run.metric.upper())
     head = Text.assemble((f"{title}  ", "bold"), (f"{result.value:.6f}", "bold green"))
-    head.append(f"   enclosure [{result.lower:.9g}, {result.upper:.9g}], {result.method}")
+    head.append(f"   exact value within −{result.value - result.lower:.1e} … +{result.upper - result.value:.1e}")
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -34,7 +34,10 @@ def result_table(result: FIDResult) -> RenderableType:
         table.add_row("weights", run.weights + (f", sha256 {run.weights_sha256[:16]}…" if run.weights_sha256 else ""))
     table.add_row("reference", _set_line(run.ref))
     table.add_row("generated", _set_line(run.gen))
-    table.add_row("terms", f"means {result.mean_term:.6g}, covariances {result.trace_term:.6g}")
+    ranks = f"ranks {result.rank1} and {result.rank2}"
+    table.add_row(
+        "terms", f"means {result.mean_term:.6g}, covariances {result.trace_term:.6g} ({result.method}, {ranks})"
+    )
     for text in run.warnings:
         table.add_row(Text("warning", style="yellow"), Text(text))
     return Group(head, table)
