@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from fastfid.api import FIDResult, fid, stats
     from fastfid.distance import FrechetResult, frechet, frechet_distance, frechet_many, frechet_moments
     from fastfid.gaussian import FrechetReference
+    from fastfid.linalg.polar_factor import nuclear_norm, polar
+    from fastfid.linalg.products import trace_sqrtm_product
+    from fastfid.linalg.roots import sqrtm
+    from fastfid.loss import frechet_loss
     from fastfid.moments import Moments
     from fastfid.protocols import PROTOCOLS, Protocol, protocol
     from fastfid.resample import RaggedImages, resize_normalize
@@ -25,8 +29,13 @@ _PUBLIC = {
     "Moments": "fastfid.moments",
     "frechet": "fastfid.distance",
     "frechet_distance": "fastfid.distance",
+    "frechet_loss": "fastfid.loss",
     "frechet_many": "fastfid.distance",
     "frechet_moments": "fastfid.distance",
+    "nuclear_norm": "fastfid.linalg.polar_factor",
+    "polar": "fastfid.linalg.polar_factor",
+    "sqrtm": "fastfid.linalg.roots",
+    "trace_sqrtm_product": "fastfid.linalg.products",
     "FIDResult": "fastfid.api",
     "PROTOCOLS": "fastfid.protocols",
     "Protocol": "fastfid.protocols",
