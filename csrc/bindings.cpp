@@ -7,6 +7,7 @@
 #include <string>
 
 #include "build_facts.h"
+#include "resample_blocks.h"
 #include "resample_cpu.h"
 #if FASTFID_WITH_CUDA
 #include "resample_cuda.h"
@@ -57,6 +58,7 @@ std::array<int64_t, 6> six(const py::sequence& values) {
 
 PYBIND11_MODULE(_C, module) {
     module.doc() = "Compiled core of fastfid; reach it through fastfid._native.";
+    module.attr("interface") = 2;  // fastfid/_native.py refuses a module built from other sources
     module.def("build_info", &build_info, "What this module was built with, and the CPU levels that run here.");
     module.def(
         "resample_cpu",
@@ -72,4 +74,26 @@ PYBIND11_MODULE(_C, module) {
         py::arg("jobs"), py::arg("count"), py::arg("channels"), py::arg("pixel"), py::arg("quantize"), py::arg("out"),
         py::arg("shape"), py::arg("dtype"), py::arg("scale"), py::arg("bias"), py::arg("low"), py::arg("high"),
         py::arg("threads"), py::arg("level") = "");
+    module.def(
+        "resample_blocks",
+        [](uintptr_t jobs, int64_t count, int channels, int pixel, bool quantize, uintptr_t out,
+           const py::sequence& shape, int dtype, const py::sequence& scale, const py::sequence& bias, float low,
+           float high) {
+            resample_blocks(reinterpret_cast<const Job*>(jobs), count,
+                            make_plan(channels, pixel, quantize, out, six(shape), dtype, scale, bias, low, high));
+        },
+        "As resample_cpu, by the blocks of the CUDA kernel run on the CPU; for tests.");
+#if FASTFID_WITH_CUDA
+    module.def(
+        "resample_cuda",
+        [](uintptr_t jobs, uintptr_t job, int64_t step, int64_t count, int channels, int pixel, bool quantize,
+           uintptr_t out, const py::sequence& shape, int dtype, const py::sequence& scale, const py::sequence& bias,
+           float low, float high, int device, uintptr_t stream) {
+            resample_cuda(reinterpret_cast<const Job*>(jobs), *reinterpret_cast<const Job*>(job), step, count,
+                          make_plan(channels, pixel, quantize, out, six(shape), dtype, scale, bias, low, high), device,
+                          reinterpret_cast<void*>(stream));
+        },
+        "Enqueue the resampling of `count` images on a CUDA stream. `jobs`: Job records in device memory, or 0 where "
+        "image i is `job` (host memory) with its data moved on by i * step bytes.");
+#endif
 }

@@ -28,23 +28,24 @@ constexpr int kFractionBits = 22;  // Pillow: 32 bits - 8 for the pixel - 2 spar
 enum class Pixel : int32_t { kUint8 = 0, kFloat32 = 1 };
 enum class Store : int32_t { kFloat32 = 0, kFloat16 = 1, kBfloat16 = 2, kUint8 = 3 };
 
-// One axis of one image. For output i: count[i] taps from source index first[i]; weights are [out][taps], float32 in
-// the float contract and int32 in the uint8 contract.
+// One axis of one image. For output i: count[i] taps from source index first[i], at most `longest`; first and
+// first + count never decrease. weights are [out][taps], float32 in the float contract and int32 in the uint8 contract;
+// taps is a multiple of four and unused weights are zero.
 struct Axis {
     const int32_t* first;
     const int32_t* count;
     const void* weights;
-    int64_t taps;
+    int64_t taps, longest;
 };
 
-// One image of a batch; 14 words of 64 bits, filled in by fastfid/resample/_engines.py. Strides are in elements.
+// One image of a batch; 16 words of 64 bits, filled in by fastfid/resample/_engines.py. Strides are in elements.
 struct Job {
     const void* data;
     int64_t height, width;
     int64_t stride_h, stride_w, stride_c;
     Axis x, y;
 };
-static_assert(sizeof(Job) == 14 * 8, "fastfid/resample/_engines.py writes 14 words per image");
+static_assert(sizeof(Job) == 16 * 8, "fastfid/resample/_engines.py writes 16 words per image");
 
 // Output [n, channels, height, width]; strides in elements. Either stride_w == 1 or stride_c == 1 (dense rows).
 struct Output {

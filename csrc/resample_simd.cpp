@@ -235,13 +235,13 @@ static Shape shape_of(const Job& job, const Plan& plan) {
     const int64_t width = plan.output.width, channels = plan.channels;
     s.planar_in = job.stride_w == 1 && channels > 1;
     s.planar_out = plan.output.stride_w == 1 && channels > 1;
-    s.columns = smaller(larger(kColumnBudget / (4 * channels * kRows), 4 * job.x.taps), job.width) + 2;
+    s.columns = smaller(larger(kColumnBudget / (4 * channels * kRows), 4 * job.x.longest), job.width) + 2;
     s.plane_in = round_up(s.columns, 16) + 16;
     s.plane_out = round_up(width, 16) + 16;
     s.row = s.planar_out ? s.plane_out * channels : round_up(width * channels, 16) + 16;
-    s.ring = round_up(job.y.taps + kRows, kRows);
-    s.pairs_x = job.x.taps / 2 + 1;
-    s.pairs_y = job.y.taps / 2 + 1;
+    s.ring = round_up(job.y.longest + kRows, kRows);
+    s.pairs_x = job.x.longest / 2 + 1;
+    s.pairs_y = job.y.longest / 2 + 1;
     const int64_t transposed = s.plane_in * channels * kRows;
     s.bytes_at = 0;
     s.columns_at = s.bytes_at + aligned(transposed);
@@ -252,7 +252,7 @@ static Shape shape_of(const Job& job, const Plan& plan) {
     s.packed_x_at = s.bias_at + aligned(s.row * 4);
     s.packed_y_at = s.packed_x_at + (plan.quantize ? aligned(width * s.pairs_x * sizeof(Packed)) : 0);
     s.pointers_at = s.packed_y_at + (plan.quantize ? aligned(s.pairs_y * sizeof(Packed)) : 0);
-    s.total = s.pointers_at + aligned((job.y.taps + 1) * sizeof(void*));
+    s.total = s.pointers_at + aligned((job.y.longest + 1) * sizeof(void*));
     return s;
 }
 
@@ -523,15 +523,30 @@ static void vertical(const Plan& plan, const Taps& taps, const float* scale, con
 
 // ---- one band of one image ----------------------------------------------------------------------------------------
 
-// The next kRows intermediate rows, from source row `top` on, into ring rows slot and onwards. Rows beyond the image
-// repeat its last one and are never used.
+// The source rows that output rows need, in order and each once: sampling filters skip most of a large image.
+struct Needed {
+    const Axis& axis;
+    int64_t y, last;  // output row whose taps are being listed, and the last one of the band
+    int64_t row;      // next source row to list
+
+    inline int64_t next() {
+        while (row >= axis.first[y] + axis.count[y]) {
+            if (y == last) return axis.first[y] + axis.count[y] - 1;  // nothing left: fill up with the last one
+            ++y;
+            row = larger(row, axis.first[y]);
+        }
+        return row++;
+    }
+};
+
+// The next kRows needed rows, into ring rows `slot` and onwards.
 template <int C>
-static void make_rows(const Job& job, const Plan& plan, const Shape& s, char* scratch, int64_t top, int64_t slot) {
+static void make_rows(const Job& job, const Plan& plan, const Shape& s, char* scratch, Needed& needed, int64_t slot) {
     const int element = plan.quantize ? 1 : 4;
     int64_t source[kRows];
     void* rows[kRows];
     for (int r = 0; r < kRows; ++r) {
-        source[r] = smaller(top + r, job.height - 1);
+        source[r] = needed.next();
         rows[r] = scratch + s.ring_at + (slot + r) * s.row * element;
     }
     uint8_t* bytes = reinterpret_cast<uint8_t*>(scratch + s.bytes_at);
@@ -605,18 +620,14 @@ static void band(const Job& job, const Plan& plan, int64_t index, int64_t y0, in
     const int element = plan.quantize ? 1 : 4, stored = kStoreBytes[(int)out.dtype];
     const int64_t runs = s.planar_out ? C : 1, run = s.planar_out ? out.width : out.width * C;
 
-    int64_t made = job.y.first[y0], shift = made;  // rows below `made` exist; row r lies in slot (r - shift) % ring
+    // Positions count needed rows; position p lies in ring row p % ring. `first` is that of the first tap of row y.
+    Needed needed{job.y, y0, y1 - 1, job.y.first[y0]};
+    int64_t first = 0, made = 0;
     for (int64_t y = y0; y < y1; ++y) {
-        const int64_t first = job.y.first[y];
         const int count = job.y.count[y];
-        if (first > made) {  // the rows between are needed by nobody
-            shift += first - made;
-            made = first;
-        }
-        for (; made < first + count; made += kRows)
-            make_rows<C>(job, plan, s, scratch, made, (made - shift) % s.ring);
-        for (int k = 0; k < count; ++k)
-            rows[k] = scratch + s.ring_at + ((first + k - shift) % s.ring) * s.row * element;
+        if (y > y0) first += smaller(job.y.first[y] - job.y.first[y - 1], job.y.count[y - 1]);
+        for (; made < first + count; made += kRows) make_rows<C>(job, plan, s, scratch, needed, made % s.ring);
+        for (int k = 0; k < count; ++k) rows[k] = scratch + s.ring_at + ((first + k) % s.ring) * s.row * element;
         rows[count] = rows[0];  // read with weight zero where pairs of taps end on an odd count
         if (plan.quantize) pack_taps(job.y, y, 0, s.pairs_y, packed_y);
         for (int64_t c = 0; c < runs; ++c) {

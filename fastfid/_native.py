@@ -17,17 +17,21 @@ _BUILD_CUDA = (
     "(FASTFID_CUDA_ARCH chooses the architectures)"
 )
 _OLDEST = (8, 0)
+_INTERFACE = 2  # of the functions in csrc/bindings.cpp
 
 
 @functools.cache
 def _load() -> ModuleType | str:
     """The module, or the reason why it can't be imported."""
     try:
-        return importlib.import_module("fastfid._C")
+        loaded = importlib.import_module("fastfid._C")
     except ModuleNotFoundError:
         return f"fastfid._C was not built; {_REINSTALL}"
     except ImportError as error:
         return f"fastfid._C is there but does not load ({error}); {_REINSTALL}"
+    if getattr(loaded, "interface", None) != _INTERFACE:
+        return f"fastfid._C was built from another version of csrc/; {_REINSTALL}"
+    return loaded
 
 
 def module() -> ModuleType:

@@ -66,23 +66,32 @@ class Table:
     weights: npt.NDArray[np.float64]
     size: int
 
+    @property
+    def longest(self) -> int:
+        """The largest number of taps."""
+        return int(self.weights.shape[1])
+
+    def _padded(self) -> npt.NDArray[np.float64]:
+        """The weights with zero columns up to a multiple of four, which the kernels read at once."""
+        return np.pad(self.weights, ((0, 0), (0, -self.longest % 4)))
+
     @functools.cached_property
     def single(self) -> npt.NDArray[np.float32]:
-        """The weights of the float contract."""
-        return np.ascontiguousarray(self.weights, dtype=np.float32)
+        """The weights of the float contract, padded."""
+        return np.ascontiguousarray(self._padded(), dtype=np.float32)
 
     @functools.cached_property
     def fixed(self) -> npt.NDArray[np.int32]:
-        """The weights of the uint8 contract: times 2^22, rounded half away from zero, as Pillow does."""
-        scaled = self.weights * float(1 << FRACTION_BITS)
+        """The weights of the uint8 contract, padded: times 2^22, rounded half away from zero, as Pillow does."""
+        scaled = self._padded() * float(1 << FRACTION_BITS)
         return np.ascontiguousarray(np.trunc(np.where(scaled < 0, scaled - 0.5, scaled + 0.5)), dtype=np.int32)
 
     def dense(self, *, fixed: bool = False) -> npt.NDArray[np.float64]:
         """The weights (or the integer ones) as a matrix, float64 [out, size]."""
-        weights = self.fixed.astype(np.float64) if fixed else self.weights
+        weights = self.fixed[:, : self.longest].astype(np.float64) if fixed else self.weights
         matrix = np.zeros((len(self.first), self.size))
-        at = self.first[:, None] + np.arange(self.weights.shape[1])
-        used = np.arange(self.weights.shape[1]) < self.count[:, None]
+        at = self.first[:, None] + np.arange(self.longest)
+        used = np.arange(self.longest) < self.count[:, None]
         matrix[np.nonzero(used)[0], at[used]] = weights[used]
         return matrix
 
@@ -104,11 +113,21 @@ def _hamming(x: Floats) -> Floats:
     return np.where(np.abs(x) < 1, inside, 0.0).astype(x.dtype)
 
 
+def _fused(x: Floats, y: Any, z: Any) -> Floats:
+    """x·y + z; in single precision rounded once, as the compiler of torch's kernels makes it."""
+    if x.dtype == np.float64:
+        return np.asarray(x * y + z)
+    return np.asarray(np.asarray(x.astype(np.float64) * y + z).astype(np.float32))
+
+
 def _cubic(x: Floats, a: float) -> Floats:
-    x, k = np.abs(x), x.dtype.type(a)
-    one, two, three = x.dtype.type(1), x.dtype.type(2), x.dtype.type(3)
-    near = ((k + two) * x - (k + three)) * x * x + one
-    far = (((x - x.dtype.type(5)) * x + x.dtype.type(8)) * x - x.dtype.type(4)) * k
+    x = np.abs(x)
+    near = _fused(_fused(x, a + 2.0, -(a + 3.0)) * x, x, 1.0)
+    far: Floats
+    if x.dtype == np.float64:  # the order of operations of Pillow, then of torch
+        far = (((x - 5.0) * x + 8.0) * x - 4.0) * a
+    else:
+        far = _fused(_fused(_fused(x, a, -5.0 * a), x, 8.0 * a), x, -4.0 * a)
     return np.asarray(np.where(x < 1, near, np.where(x < 2, far, x.dtype.type(0))))
 
 
@@ -186,7 +205,7 @@ def _source_coordinates(size: int, out: int, low: float, high: float, rule: Rule
 def _nvidia_coordinates(size: int, out: int) -> Floats:
     """affine_grid (align_corners=False) shifted by 1/size − 1/out, then grid_sample's way back to pixels."""
     single = np.float32
-    half = (out + 1) // 2
+    half = out // 2
     step = single(2) / single(max(out - 1, 1))
     i = np.arange(out)
     # torch.linspace(-1, 1) counts from both ends
