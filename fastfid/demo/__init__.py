@@ -1,0 +1,1 @@
+"""Embedded data for trying fastfid without any of your own: image sets, and ways to spoil them."""
