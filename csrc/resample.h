@@ -11,6 +11,10 @@
 // Everything here has internal linkage: the file is compiled for several instruction sets within one module.
 #pragma once
 
+#if defined(__CUDACC__)
+#include <cuda_fp16.h>
+#endif
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -97,6 +101,9 @@ FASTFID_BOTH uint16_t to_bfloat16(float value) {
 }
 
 FASTFID_BOTH uint16_t to_float16(float value) {
+#if defined(__CUDA_ARCH__)
+    return __half_as_ushort(__float2half_rn(value));
+#else
     const uint32_t bits = bits_of(value);
     const uint32_t sign = (bits >> 16) & 0x8000u;
     const uint32_t magnitude = bits & 0x7fffffffu;
@@ -112,6 +119,7 @@ FASTFID_BOTH uint16_t to_float16(float value) {
     }
     const uint32_t half = (1u << (drop - 1)) - 1u + ((mantissa >> drop) & 1u);
     return static_cast<uint16_t>(sign | ((mantissa + half) >> drop));
+#endif
 }
 
 }  // namespace fastfid

@@ -17,17 +17,19 @@ namespace {
 
 template <class Tile>
 __global__ void __launch_bounds__(kThreads, 4)
-    resample_kernel(const Job* __restrict__ jobs, Job job, int64_t step, Plan plan) {
+    resample_kernel(const Job* __restrict__ jobs, const __grid_constant__ Job same, int64_t step,
+                    const __grid_constant__ Plan plan) {
     __shared__ __align__(16) typename Tile::Shared shared;
+    __shared__ Job job;  // read where it is needed instead of held in 32 registers
     typename Tile::Mine mine;
     const int thread = threadIdx.x;
     const Place place = Tile::place_of(blockIdx.x, plan.output);
-    if (jobs != nullptr) {
-        job = jobs[place.index];
-    } else {
-        job.data = static_cast<const char*>(job.data) + place.index * step;
+    if (thread == 0) {
+        job = jobs != nullptr ? jobs[place.index] : same;
+        if (jobs == nullptr) job.data = static_cast<const char*>(job.data) + place.index * step;
     }
     Tile::begin(mine);
+    __syncthreads();
     int64_t end;
     RowSet set = Tile::first_set(job, place, &end);
     do {

@@ -16,6 +16,13 @@
 
 namespace fastfid {
 
+// Loops whose length is data stay loops: unrolled, their addresses would fill the registers.
+#if defined(__CUDACC__)
+#define FASTFID_KEEP_LOOP _Pragma("unroll 1")
+#else
+#define FASTFID_KEEP_LOOP
+#endif
+
 constexpr int kThreads = 256;
 
 // Which tile of which image.
@@ -50,15 +57,16 @@ struct SumOf<true> {
 FASTFID_BOTH float multiply_add(float weight, float pixel, float sum) { return fmaf(weight, pixel, sum); }
 FASTFID_BOTH int32_t multiply_add(int32_t weight, int32_t pixel, int32_t sum) { return weight * pixel + sum; }
 
-// The aligned word that holds byte `at`. Only words with a wanted byte are asked for; on the GPU allocations end on
-// word boundaries, on the CPU bytes outside [begin, end) are not touched.
-FASTFID_BOTH uint32_t word_with(const uint8_t* at, const uint8_t* begin, const uint8_t* end) {
+// Aligned word `index` of the bytes [begin, end) that follow `aligned`, 0 where it holds none of them. GPU allocations
+// consist of whole words, so there it is read as a word; on the CPU bytes outside [begin, end) are not touched.
+FASTFID_BOTH uint32_t word_of(const uint8_t* aligned, int index, int begin, int end) {
+    if (4 * index >= end) return 0u;
 #if defined(__CUDA_ARCH__)
-    return at < end ? __ldg(reinterpret_cast<const uint32_t*>(at)) : 0u;
+    return __ldg(reinterpret_cast<const uint32_t*>(aligned) + index);
 #else
     uint32_t word = 0;
-    for (int i = 0; i < 4; ++i)
-        if (at + i >= begin && at + i < end) word |= static_cast<uint32_t>(at[i]) << (8 * i);
+    for (int i = 4 * index; i < 4 * index + 4; ++i)
+        if (i >= begin && i < end) word |= static_cast<uint32_t>(aligned[i]) << (8 * (i & 3));
     return word;
 #endif
 }
@@ -68,6 +76,28 @@ FASTFID_BOTH uint32_t shifted(uint32_t low, uint32_t high, int bits) {
     return __funnelshift_r(low, high, bits);
 #else
     return bits == 0 ? low : (low >> bits) | (high << (32 - bits));
+#endif
+}
+
+// Four neighbours at a 16-byte boundary, in one load or store on the GPU.
+template <class T>
+FASTFID_BOTH void load4(const T* from, T* to) {
+#if defined(__CUDA_ARCH__)
+    const int4 four = *reinterpret_cast<const int4*>(from);
+    memcpy(to, &four, 16);
+#else
+    memcpy(to, from, 16);
+#endif
+}
+
+template <class T>
+FASTFID_BOTH void store4(T* to, const T* from) {
+#if defined(__CUDA_ARCH__)
+    int4 four;
+    memcpy(&four, from, 16);
+    *reinterpret_cast<int4*>(to) = four;
+#else
+    memcpy(to, from, 16);
 #endif
 }
 
@@ -83,7 +113,7 @@ template <class P, int C, bool Q>
 struct Tile : TileShape<C> {
     using S = TileShape<C>;
     using Sum = typename SumOf<Q>::type;
-    static constexpr int kBatch = 4;  // source rows per thread and turn: they share the weights
+    static constexpr int kBatch = 2;  // source rows per thread and turn: they share the weights
 
     struct Shared {
         Sum run[S::kRows * S::kRun];
@@ -148,6 +178,7 @@ struct Tile : TileShape<C> {
         const int count = job.x.count[column];
         const Sum* weight = static_cast<const Sum*>(job.x.weights) + column * job.x.taps;
         const bool packed = sizeof(P) == 1 && job.stride_w == C && (C == 1 || job.stride_c == 1);
+        FASTFID_KEEP_LOOP
         for (int begin = thread / S::kWidth; begin < set.count; begin += kBatch * S::kStep) {
             Sum sum[kBatch][C];
             const P* row[kBatch];
@@ -160,6 +191,7 @@ struct Tile : TileShape<C> {
             if (packed) {
                 packed_taps(reinterpret_cast<const uint8_t* const*>(row), count, weight, sum);
             } else {
+                FASTFID_KEEP_LOOP
                 for (int k = 0; k < count; ++k)
                     for (int i = 0; i < kBatch; ++i)
                         for (int c = 0; c < C; ++c)
@@ -176,20 +208,21 @@ struct Tile : TileShape<C> {
 
     // Four taps (C words) per turn; a table's rows are padded with zero weights to a multiple of four.
     FASTFID_BOTH void packed_taps(const uint8_t* const* row, int count, const Sum* weight, Sum (*sum)[C]) {
-        const uint8_t* word[kBatch];
         uint32_t carried[kBatch];
         for (int i = 0; i < kBatch; ++i) {
-            word[i] = row[i] - (reinterpret_cast<uintptr_t>(row[i]) & 3);
-            carried[i] = word_with(word[i], row[i], row[i] + count * C);
+            const int skipped = static_cast<int>(reinterpret_cast<uintptr_t>(row[i]) & 3);
+            carried[i] = word_of(row[i] - skipped, 0, skipped, skipped + count * C);
         }
+        FASTFID_KEEP_LOOP
         for (int k = 0; k < count; k += 4, weight += 4) {
-            const Sum w[4] = {weight[0], weight[1], weight[2], weight[3]};
+            Sum w[4];
+            load4(weight, w);
             for (int i = 0; i < kBatch; ++i) {
-                const int bits = 8 * static_cast<int>(row[i] - (word[i] - k * C));
+                const int skipped = static_cast<int>(reinterpret_cast<uintptr_t>(row[i]) & 3);
                 for (int j = 0; j < C; ++j) {
-                    word[i] += 4;
-                    const uint32_t next = word_with(word[i], row[i], row[i] + count * C);
-                    const uint32_t bytes = shifted(carried[i], next, bits);
+                    const uint32_t next =
+                        word_of(row[i] - skipped, k * C / 4 + j + 1, skipped, skipped + count * C);
+                    const uint32_t bytes = shifted(carried[i], next, 8 * skipped);
                     carried[i] = next;
                     for (int b = 0; b < 4; ++b)
                         sum[i][(4 * j + b) % C] =
@@ -216,39 +249,58 @@ struct Tile : TileShape<C> {
                 slot = static_cast<int>(first + begin - set.top);
             }
             const Sum* from = shared.run + slot * S::kRun + e;
-            for (int k = begin; k < end; ++k, from += S::kRun)
-                for (int j = 0; j < 4; ++j) mine.sum[m][j] = multiply_add(weight[k], from[j], mine.sum[m][j]);
+            for (int k = begin; k < end; ++k, from += S::kRun) {
+                Sum value[4];
+                load4(from, value);
+                for (int j = 0; j < 4; ++j) mine.sum[m][j] = multiply_add(weight[k], value[j], mine.sum[m][j]);
+            }
         }
     }
 
     FASTFID_BOTH void stage(int thread, Shared& shared, const Mine& mine) {
         for (int m = 0; m < S::kMine; ++m) {
             const int group = thread + m * kThreads;
-            Sum* to = shared.run + group / S::kGroups * S::kRun + group % S::kGroups * 4;
-            for (int j = 0; j < 4; ++j) to[j] = close(mine.sum[m][j]);
+            Sum closed[4];
+            for (int j = 0; j < 4; ++j) closed[j] = close(mine.sum[m][j]);
+            store4(shared.run + group / S::kGroups * S::kRun + group % S::kGroups * 4, closed);
         }
     }
 
+    // A warp writes whole rows of the tile, its lanes neighbouring values; what depends on the lane alone comes first.
     FASTFID_BOTH void write(int thread, const Plan& plan, const Place& place, const Shared& shared) {
+        constexpr int kTurns = S::kRun / 32;
         const Output& out = plan.output;
         const bool planar = C > 1 && out.stride_w == 1;
-        for (int i = thread; i < S::kHeight * S::kRun; i += kThreads) {
-            const int y = i / S::kRun, e = i % S::kRun;
+        int from[kTurns];
+        int64_t to[kTurns];
+        float scale[kTurns], bias[kTurns];
+        for (int turn = 0; turn < kTurns; ++turn) {
+            const int e = thread % 32 + 32 * turn;
             const int c = planar ? e / S::kWidth : e % C, x = planar ? e % S::kWidth : e / C;
-            if (y >= place.height || x >= place.width) continue;
-            const float value =
-                finish(static_cast<float>(shared.run[y * S::kRun + x * C + c]), plan.finish.low, plan.finish.high,
-                       plan.finish.scale[c], plan.finish.bias[c]);
-            const int64_t at = place.index * out.stride_n + c * out.stride_c + (place.y0 + y) * out.stride_h +
-                               (place.x0 + x) * out.stride_w;
-            if (out.dtype == Store::kFloat32) {
-                static_cast<float*>(out.data)[at] = value;
-            } else if (out.dtype == Store::kUint8) {
-                static_cast<uint8_t*>(out.data)[at] = static_cast<uint8_t>(value);
-            } else {
-                static_cast<uint16_t*>(out.data)[at] =
-                    out.dtype == Store::kFloat16 ? to_float16(value) : to_bfloat16(value);
-            }
+            from[turn] = x < place.width ? x * C + c : -1;
+            to[turn] = place.index * out.stride_n + place.y0 * out.stride_h + c * out.stride_c +
+                       (place.x0 + x) * out.stride_w;
+            scale[turn] = plan.finish.scale[c];
+            bias[turn] = plan.finish.bias[c];
+        }
+        FASTFID_KEEP_LOOP
+        for (int y = thread / 32; y < place.height; y += kThreads / 32)
+            for (int turn = 0; turn < kTurns; ++turn)
+                if (from[turn] >= 0)
+                    store(out, to[turn] + y * out.stride_h,
+                          finish(static_cast<float>(shared.run[y * S::kRun + from[turn]]), plan.finish.low,
+                                 plan.finish.high, scale[turn], bias[turn]));
+    }
+
+    FASTFID_BOTH void store(const Output& out, int64_t at, float value) {
+        if (out.dtype == Store::kFloat32) {
+            static_cast<float*>(out.data)[at] = value;
+        } else if (out.dtype == Store::kFloat16) {
+            static_cast<uint16_t*>(out.data)[at] = to_float16(value);
+        } else if (out.dtype == Store::kBfloat16) {
+            static_cast<uint16_t*>(out.data)[at] = to_bfloat16(value);
+        } else {
+            static_cast<uint8_t*>(out.data)[at] = static_cast<uint8_t>(value);
         }
     }
 };
