@@ -18,3 +18,57 @@ def check(got: object, want: object, *, absolute: float = 0.0, relative: float =
     error = float(np.max(np.abs(g - w)))
     bound = absolute + relative * scale
     assert error <= bound, f"{what}: error {error:.3e} above {bound:.3e} (scale {scale:.3e})"
+
+
+# --- extractors: the FID network. Errors are relative to the largest feature of a tap. ---------------------------------
+NETWORK_FP32 = 1e-5
+"""float32 against float64, and against the reference packages: 47 layers in fp32. Reached: 3e-7 (64) to 4e-6 (spatial)."""
+NETWORK_BATCH = 2e-6
+"""The same image in batches of different size: oneDNN blocks its sums differently. Reached: 5e-7."""
+NETWORK_BF16 = 5e-2
+"""bfloat16 has 8 significant bits (4e-3) and its rounding passes 47 layers. Reached: 6e-3 (64) to 2.5e-2 (2048)."""
+NETWORK_BF16_SPATIAL = 1e-1
+"""Single pixels without any averaging. Reached: 4e-2."""
+
+# --- FID end to end against the packages, relative -------------------------------------------------------------------
+FID_FULL_RANK = 1e-6
+"""pytorch-fid and torch-fidelity where the covariances have full rank."""
+FID_SINGLE_PRECISION = 1e-5
+"""clean-fid holds float32 means, torchmetrics returns float32."""
+FID_SINGULAR = 1e-5
+"""Fewer images than dimensions: SciPy's root of a singular product is itself only that good."""
+
+
+# ── Moments and the Fréchet core ──────────────────────────────────────────────────────────────────────────────────────
+
+EPS = float(np.finfo(np.float64).eps)
+
+MOMENTS = 1e-12
+"""Covariance against two passes, relative to its largest entry: rounding of n ≈ 1e4 centred products, √n·eps, times 50."""
+
+TRACE_FLOAT64 = 1e-10
+"""tr(Σ₁Σ₂)^½ by a float64 route, relative: what issue and papers need to tell FIDs apart; measured 1e-11 and better."""
+
+TRACE_AUTO = 1e-8
+"""The same by whatever route a mixed-precision iterate ends with: its enclosure is never accepted wider than this."""
+
+BACKWARD = 1.0
+"""‖Σ − FFᵀ‖_F in units of max(d, 8)·eps·‖Σ‖_F: the pair that an interval speaks of is this near to the given one."""
+
+SOLVER = 1.0
+"""Backward error of eigvalsh and svdvals in units of max(4, √k)·eps·‖A‖_F, which fastfid.linalg.enclosure assumes."""
+
+SYMMETRY = 1e-12
+"""distance(a, b) against distance(b, a), relative to the traces; the code orders the pair, so it is 0."""
+
+ROTATION = 1e-10
+"""Distance after a common rotation, relative to the traces: the rotation's own rounding at condition 1e6."""
+
+POLAR = 10.0
+"""‖UᵀU − I‖_F and ‖UH − M‖_F/‖M‖_F in units of d·eps (LAPACK's test ratio; its own suite accepts 30)."""
+
+ROOT = 10.0
+"""‖X² − A‖_F in units of d·eps·‖X‖_F²."""
+
+GRADIENT_DESCENT = 0.5
+"""Factor by which fifty steps of gradient descent on the features must at least lower the distance; measured 0.1."""

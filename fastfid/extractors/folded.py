@@ -159,7 +159,8 @@ class FoldedInception:
 
     def _chunk(self, x: Tensor) -> int:
         """How many images go through together: as many as memory allows, in chunks as even as they can be."""
-        largest = 64 * (x.shape[2] // 2) * (x.shape[3] // 2) * self.dtype.itemsize
+        height, width = ((side - 3) // 2 - 1 for side in x.shape[2:])
+        largest = 64 * height * width * self.dtype.itemsize
         chunks = -(-len(x) // max(1, _KEPT_BYTES // largest))
         return -(-len(x) // chunks)
 

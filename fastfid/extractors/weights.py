@@ -145,6 +145,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsCorruptError: the file can't be read as one, or names, shapes or values are not this network's.
     """
+    if _is_torchscript(path):
+        raise WeightsCorruptError(
+            f"{path} is a TorchScript archive, not a state dict; give it as the extractor (as_extractor(PATH)). "
+            f"{_REMEDY}"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (MemoryError, KeyboardInterrupt):
@@ -153,8 +158,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower():
             reason = "it holds objects other than tensors, which are never loaded from a weights file"
-        if _is_torchscript(path):
-            reason = "it is a TorchScript archive; give it as the extractor (as_extractor(PATH)), not as weights"
         raise WeightsCorruptError(f"cannot load weights from {path}: {reason}. {_REMEDY}") from error
     return check_state(content, str(path))
 
