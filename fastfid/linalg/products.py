@@ -116,5 +116,5 @@ def _transport(f: torch.Tensor, image: torch.Tensor, scale: float) -> torch.Tens
     if f.shape[1] == 0:
         return torch.zeros(f.shape[0], f.shape[0], dtype=f.dtype, device=f.device)
     eye = torch.eye(f.shape[0], dtype=f.dtype, device=f.device)
-    half = image @ torch.linalg.lstsq(f, eye).solution * scale
+    half: torch.Tensor = image @ torch.linalg.lstsq(f, eye).solution * scale
     return (half + half.T) / 4

@@ -20,11 +20,12 @@ J. Matrix Anal. 22 (2001) 1112-1125, doi:10.1137/S0895479899364015.
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
 
-from fastfid.errors import NotPSDError
+from fastfid.errors import NotPSDError, NumericalWarning
 from fastfid.linalg.factors import factor
 from fastfid.linalg.inputs import EPS, covariance
 from fastfid.linalg.polar_factor import as_batch, polar
@@ -37,6 +38,9 @@ _UNSCALED = 1e-2
 
 _RESIDUAL = 1e-6
 """Largest accepted ‖X² − A‖_F / ‖A‖_F; a well-conditioned root reaches 1e-15."""
+
+_GOOD = 1e-11
+"""Residual above which a warning says so."""
 
 
 def sqrtm(a: Any, b: Any = None) -> Any:
@@ -55,6 +59,9 @@ def sqrtm(a: Any, b: Any = None) -> Any:
     Raises:
         NotPSDError: symmetric input with an eigenvalue below zero by more than rounding.
         ValueError: NaN or infinity, not square, or a general matrix without a principal root in float64.
+
+    Warns:
+        NumericalWarning: a general matrix so ill-conditioned that the residual exceeds 1e-11.
 
     Numerics:
         ‖X² − A‖_F ≤ 10 d eps ‖X‖_F² for symmetric input and products, ≤ 1e-12 ‖A‖_F for well-conditioned general input
@@ -137,15 +144,18 @@ def _general_root(a: torch.Tensor) -> torch.Tensor:
         before, gap = gap, float(torch.linalg.matrix_norm(m - eye))
         if not math.isfinite(gap) or gap <= d * EPS or (gap < 1e-6 and gap >= before / 2):
             break
-    residual = _residual(x, a / scale)
-    if not (residual <= _RESIDUAL and gap <= _RESIDUAL):
-        x = _semisimple_root(a / scale)
-        residual = _residual(x, a / scale)
-        if not residual <= _RESIDUAL:
-            raise ValueError(
-                f"a: no principal square root found: the residual is {residual:.1e} of ‖a‖. Accepted: no eigenvalue on "
-                "the negative real axis and none at zero in a Jordan block"
-            )
+    residual = _residual(x, a / scale) if gap <= _RESIDUAL else math.inf
+    if not residual <= _GOOD:
+        other = _semisimple_root(a / scale)
+        if not _residual(other, a / scale) >= residual:
+            x, residual = other, _residual(other, a / scale)
+    if not residual <= _RESIDUAL:
+        raise ValueError(
+            f"a: no principal square root found (best residual {residual:.1e} of ‖a‖). Accepted: no eigenvalue on the "
+            "negative real axis and none at zero in a Jordan block"
+        )
+    if residual > _GOOD:
+        warnings.warn(f"sqrtm: ill-conditioned, the residual is {residual:.1e} of ‖a‖", NumericalWarning, stacklevel=4)
     return x * math.sqrt(scale)
 
 
