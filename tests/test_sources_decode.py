@@ -21,7 +21,7 @@ from fastfid.sources.decode import decode_image
 def decoded(content: bytes, name: str = "x.png") -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no Pillow warning may reach the user
-        return decode_image(io.BytesIO(content), name, "set")
+        return decode_image(io.BytesIO(content), name, "set")[0]
 
 
 def test_rgb_png_is_exact() -> None:

@@ -9,12 +9,12 @@ from io import BytesIO
 from typing import Any, ClassVar
 
 from fastfid.errors import BadImageError, EmptySourceError
-from fastfid.sources.base import Batches, Pixels, Plan, Source
+from fastfid.sources.base import Pixels
 from fastfid.sources.decode import Decode, decode_image
-from fastfid.sources.loader import Reader, decode_all
+from fastfid.sources.loader import DecodedSource, Reader
 
 
-class ZipSource(Source):
+class ZipSource(DecodedSource):
     """The images of a zip archive at every depth, in the order of their member names.
 
     Left out are what ``decode`` does not accept and the resource forks that macOS adds under ``__MACOSX/``, which have
@@ -46,8 +46,8 @@ class ZipSource(Source):
             )
         self.count = len(self.names)
 
-    def _batches(self, plan: Plan) -> Batches:
-        return decode_all(_MemberReader(self.path, self.names), self._order(plan), plan)
+    def _reader(self) -> Reader:
+        return _MemberReader(self.path, self.names)
 
 
 class _MemberReader(Reader):
@@ -73,7 +73,9 @@ class _MemberReader(Reader):
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
             # Damaged, encrypted (RuntimeError) or packed by a method that Python lacks (NotImplementedError).
             raise BadImageError(name, str(error), self.path) from error
-        return decode_image(BytesIO(content), name, self.path)
+        pixels, wide = decode_image(BytesIO(content), name, self.path)
+        self.wide += wide
+        return pixels
 
     def close(self) -> None:
         if self.opened is not None and self.opened[0] == os.getpid():

@@ -91,8 +91,8 @@ class Decode:
         return ", ".join("." + kind for kind in kinds) + " (in any case)"
 
 
-def decode_image(file: Path | BytesIO, name: str, where: str) -> Pixels:
-    """The pixels of one image file, by its path or content.
+def decode_image(file: Path | BytesIO, name: str, where: str) -> tuple[Pixels, bool]:
+    """The pixels of one image file, by its path or content, and whether they were wide (more than 8 bits, clipped).
 
     Args:
         file: a path, or the file's bytes.
@@ -100,16 +100,16 @@ def decode_image(file: Path | BytesIO, name: str, where: str) -> Pixels:
         where: the set it belongs to, for errors.
 
     Returns:
-        uint8 [H, W, 3]; may be read-only.
+        uint8 [H, W, 3], possibly read-only; and whether the file was greyscale of 16 or 32 bits or float.
 
     Raises:
         BadImageError: not an image, truncated, damaged, unreadable, or larger than MAX_PIXELS.
     """
     try:
         if name.lower().endswith(".npy"):
-            return _load_npy(file)
+            return _load_npy(file), False
         with _opened(file) as image:
-            return rgb_pixels(image)
+            return rgb_pixels(image), image.mode[0] in "IF"
     except MemoryError:
         raise
     except OSError as error:

@@ -10,14 +10,14 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from fastfid.errors import EmptySourceError
-from fastfid.sources.base import Batches, Pixels, Plan, Source
+from fastfid.sources.base import Pixels
 from fastfid.sources.decode import Decode, decode_image
-from fastfid.sources.loader import Reader, decode_all
+from fastfid.sources.loader import DecodedSource, Reader
 
 _LOOKED_BELOW = 100_000  # files in subfolders that are counted for the message about an empty folder
 
 
-class FolderSource(Source):
+class FolderSource(DecodedSource):
     """The images of a folder, in the order of their paths relative to it (compared as strings, "/" between parts).
 
     Raises:
@@ -34,8 +34,8 @@ class FolderSource(Source):
             raise EmptySourceError(_nothing_found(path, decode))
         self.count = len(self.names)
 
-    def _batches(self, plan: Plan) -> Batches:
-        return decode_all(_FileReader(self.path, self.names), self._order(plan), plan)
+    def _reader(self) -> Reader:
+        return _FileReader(self.path, self.names)
 
 
 class _FileReader(Reader):
@@ -50,7 +50,9 @@ class _FileReader(Reader):
 
     def read(self, index: int) -> Pixels:
         name = self.names[index]
-        return decode_image(Path(self.path, name), name, self.path)
+        pixels, wide = decode_image(Path(self.path, name), name, self.path)
+        self.wide += wide
+        return pixels
 
 
 def _files(path: str, decode: Decode, *, prefix: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:

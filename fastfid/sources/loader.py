@@ -10,20 +10,28 @@ import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 
 from fastfid.errors import BadImageError
-from fastfid.sources.base import Batches, ImageBatch, Order, Pixels, Plan, chunks, pack, unpack
+from fastfid.sources.base import Batches, ImageBatch, Order, Pixels, Plan, Source, chunks, pack, unpack
 
 T = TypeVar("T")
+
+WIDE = "have pixels of 16 or 32 bits or float; Pillow, and so every package, cuts them off at 255"
 
 _AHEAD = 2  # batches decoded before they are asked for, per worker or on the thread
 
 
 class Reader(ABC):
-    """Decodes members of a set by index. Picklable; holds no open file when it is pickled."""
+    """Decodes members of a set by index. Picklable; holds no open file when it is pickled.
+
+    Attributes:
+        wide: how many images ``read`` gave whose pixels had more than 8 bits, since someone set it to 0.
+    """
+
+    wide = 0
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -38,12 +46,13 @@ class Reader(ABC):
 
 
 class Decoded(NamedTuple):
-    """A decoded batch as it leaves a worker: ``base.pack``'s pair, names, and errors (never raised over there)."""
+    """A decoded batch as it leaves a worker: ``base.pack``'s pair, names, errors (never raised there), Reader.wide."""
 
     pixels: torch.Tensor
     sizes: tuple[tuple[int, int], ...] | None
     names: tuple[str, ...]
     bad: tuple[BadImageError, ...]
+    wide: int
 
 
 class _Stopped(Exception):
@@ -55,6 +64,7 @@ def decode_batch(reader: Reader, order: Order, skip_bad: bool, stop: threading.E
     images: list[Pixels] = []
     names: list[str] = []
     bad: list[BadImageError] = []
+    reader.wide = 0
     for index in order:
         if stop is not None and stop.is_set():
             raise _Stopped
@@ -65,35 +75,43 @@ def decode_batch(reader: Reader, order: Order, skip_bad: bool, stop: threading.E
             bad.append(error)
             if not skip_bad:
                 break
-    return Decoded(*pack(images), tuple(names), tuple(bad))
+    return Decoded(*pack(images), tuple(names), tuple(bad), reader.wide)
 
 
-def decode_all(reader: Reader, order: Order, plan: Plan, *, threaded: bool = True) -> Batches:
-    """The members in ``order`` as batches, decoded by ``plan.num_workers`` processes or in this one.
+class DecodedSource(Source):
+    """A set whose members are decoded one by one, by ``plan.num_workers`` processes or in this one.
 
-    Args:
-        reader: closed at the end.
-        order: indices to read.
-        plan: batch size, workers, what to do with bad images.
+    Attributes:
         threaded: without workers, decode on a background thread rather than in the caller's.
     """
-    decoded: Generator[Decoded, None, None]
-    if plan.num_workers > 0:
-        decoded = _by_workers(reader, order, plan)
-    elif threaded:
-        decoded = ahead(
-            lambda stop: (decode_batch(reader, part, plan.skip_bad, stop) for part in chunks(order, plan.batch_size))
-        )
-    else:
-        decoded = (decode_batch(reader, part, plan.skip_bad) for part in chunks(order, plan.batch_size))
-    try:
-        for batch in decoded:
-            if batch.bad and not plan.skip_bad:
-                raise batch.bad[0]
-            yield ImageBatch(unpack(batch.pixels, batch.sizes), batch.names, batch.bad)
-    finally:
-        decoded.close()
-        reader.close()
+
+    threaded: ClassVar[bool] = True
+
+    @abstractmethod
+    def _reader(self) -> Reader:
+        """A new reader of the members."""
+
+    def _batches(self, plan: Plan) -> Batches:
+        reader, parts = self._reader(), list(chunks(self._order(plan), plan.batch_size))
+        decoded: Generator[Decoded, None, None]
+        if plan.num_workers > 0:
+            decoded = _by_workers(reader, parts, plan)
+        elif self.threaded:
+            decoded = ahead(lambda stop: (decode_batch(reader, part, plan.skip_bad, stop) for part in parts))
+        else:
+            decoded = (decode_batch(reader, part, plan.skip_bad) for part in parts)
+        notes, wide = tuple(note for note in self.notes if not note.endswith(WIDE)), 0
+        try:
+            for batch in decoded:
+                if batch.bad and not plan.skip_bad:
+                    raise batch.bad[0]
+                wide += batch.wide
+                if batch.wide:
+                    self.notes = (*notes, f"{wide} images of {self.description} {WIDE}")
+                yield ImageBatch(unpack(batch.pixels, batch.sizes), batch.names, batch.bad)
+        finally:
+            decoded.close()
+            reader.close()
 
 
 class _Failed(NamedTuple):
@@ -165,8 +183,7 @@ def _leave_ctrl_c_to_the_parent(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _by_workers(reader: Reader, order: Order, plan: Plan) -> Generator[Decoded, None, None]:
-    parts = list(chunks(order, plan.batch_size))
+def _by_workers(reader: Reader, parts: list[Order], plan: Plan) -> Generator[Decoded, None, None]:
     loader = torch.utils.data.DataLoader(
         _Decoder(reader, plan.skip_bad),
         batch_size=None,

@@ -15,7 +15,7 @@ from fastfid.errors import BadImageError
 from fastfid.sources.arrays import REPEATED, check_images, to_rgb
 from fastfid.sources.base import Batches, ImageBatch, Layout, Pixels, Plan, Source, pack, unpack
 from fastfid.sources.decode import rgb_pixels
-from fastfid.sources.loader import Reader, decode_all
+from fastfid.sources.loader import DecodedSource, Reader
 
 _ACCEPTED = (
     "a uint8 tensor [n, 3, H, W] or array [n, H, W, 3], one such image without the first axis, a PIL image, a list of "
@@ -76,7 +76,7 @@ class BatchesSource(Source):
             yield waiting.take(rest, at)
 
 
-class DatasetSource(Source):
+class DatasetSource(DecodedSource):
     """A map-style Dataset of single images: PIL images, uint8 [C, H, W] tensors or [H, W, C] arrays, or (image, label).
 
     Without worker processes its items are made in the calling thread. What Pillow raises of a damaged file counts as a
@@ -84,6 +84,7 @@ class DatasetSource(Source):
     """
 
     kind: ClassVar[str] = "dataset"
+    threaded: ClassVar[bool] = False
 
     def __init__(self, dataset: Dataset[Any], layout: Layout | None) -> None:
         self.dataset = dataset
@@ -91,9 +92,8 @@ class DatasetSource(Source):
         self.description = f"{type(dataset).__name__} dataset"
         self.count = len(dataset)  # type: ignore[arg-type]  # open_source saw its __len__
 
-    def _batches(self, plan: Plan) -> Batches:
-        reader = _DatasetReader(self.dataset, self.layout, self.description)
-        return decode_all(reader, self._order(plan), plan, threaded=False)
+    def _reader(self) -> Reader:
+        return _DatasetReader(self.dataset, self.layout, self.description)
 
 
 class _DatasetReader(Reader):

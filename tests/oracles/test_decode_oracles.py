@@ -38,7 +38,7 @@ def _silent_pillow() -> object:
 
 
 def ours(path: Path) -> np.ndarray:
-    return decode_image(path, path.name, str(path.parent))
+    return decode_image(path, path.name, str(path.parent))[0]
 
 
 @pytest.mark.parametrize("name", KINDS)
