@@ -227,6 +227,24 @@ def test_the_plain_network_is_differentiable(plain: InceptionV3) -> None:
     assert z.grad.abs().max() > 0
 
 
+def test_the_callers_settings_do_not_matter(engine: str) -> None:
+    made, z = folded.FoldedInception(shared_state(), CPU, "fp32"), images(2, 75)
+    (expected,) = made(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(made(z)[0], expected)
+    if not hasattr(torch.backends.mkldnn, "conv"):
+        return  # before torch 2.9 there was no such setting
+    mkldnn = torch.backends.mkldnn
+    for holder in (torch.backends, mkldnn, mkldnn.conv, mkldnn.matmul):
+        assert [mkldnn.conv.fp32_precision, mkldnn.matmul.fp32_precision] == ["none", "none"]
+        holder.fp32_precision = "bf16"
+        try:
+            np.testing.assert_array_equal(made(z)[0], expected)
+            assert holder.fp32_precision == "bf16", "the caller's setting is left as it was"
+        finally:
+            holder.fp32_precision = "none"
+
+
 def test_chunks_are_even_and_small(fast: folded.FoldedInception) -> None:
     z = torch.empty(50, 3, 299, 299, device="meta")
     assert fast._chunk(z) == 6

@@ -35,6 +35,18 @@ def test_the_number_of_threads_does_not_matter() -> None:
         torch.set_num_threads(threads)
 
 
+def test_the_callers_defaults_do_not_matter() -> None:
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            state = random_weights.random_state(1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert state_sha256(state) == DIGESTS[1]
+
+
 def test_the_generator_by_hand() -> None:
     """Philox4x64-10 with counter 1 (NumPy counts before it draws), written out as in Salmon et al. 2011."""
     mask, counter, key = 2**64 - 1, [1, 0, 0, 0], [7, 3]

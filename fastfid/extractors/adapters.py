@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastfid.extractors.folded import PRECISIONS, FoldedInception
+from fastfid.extractors.folded import PRECISIONS, FoldedInception, as_stated
 from fastfid.extractors.inception import TAPS, InceptionV3, check_images, check_taps
 from fastfid.extractors.weights import WeightsInfo, file_sha256, load_weights, state_sha256
 
@@ -126,8 +126,8 @@ def inception_extractor(
         tap: one name from ``TAPS``, or several, which ``Extractor.features`` then gives from one pass.
         weights: a file, "random", "random:SEED", or None to look where ``load_weights`` says.
         device: where to run.
-        precision: "fp32", or "bf16" where the device has it: several times as fast on a CPU with AMX, and off by about
-            1e-2 of the features' scale; results say so.
+        precision: "fp32", or "bf16" where the device has it: several times as fast on a CPU with AMX, and off by a
+            few 1e-2 of the features' scale; the name says so.
         fold: fold batch normalisation into the convolutions; False runs the plain network.
         download, progress: as for ``load_weights``.
 
@@ -259,7 +259,7 @@ def _plain(
 
     def compute(x: Tensor, taps: tuple[str, ...]) -> tuple[Tensor, ...]:
         check_images(x)
-        with torch.no_grad():
+        with torch.no_grad(), as_stated(device):
             made: tuple[Tensor, ...] = network(x.to(PRECISIONS[precision]), taps)
         return made
 
