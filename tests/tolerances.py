@@ -53,7 +53,7 @@ TRACE_AUTO = 1e-8
 """The same by whatever route a mixed-precision iterate ends with: its enclosure is never accepted wider than this."""
 
 BACKWARD = 1.0
-"""‖Σ − FFᵀ‖_F in units of max(d, 8)·eps·‖Σ‖_F: the pair that an interval speaks of is this near to the given one."""
+"""‖Σ − FFᵀ‖₂ in units of (d + 24)·eps·‖Σ‖₂: the pair that an interval speaks of is this near to the given one."""
 
 SOLVER = 1.0
 """Backward error of eigvalsh and svdvals in units of max(4, √k)·eps·‖A‖_F, which fastfid.linalg.enclosure assumes."""
@@ -72,3 +72,22 @@ ROOT = 10.0
 
 GRADIENT_DESCENT = 0.5
 """Factor by which fifty steps of gradient descent on the features must at least lower the distance; measured 0.1."""
+
+
+# ── Resampling, on the 0–255 scale unless said ────────────────────────────────────────────────────────────────────────
+
+RESAMPLE_REFERENCE = 1e-5
+"""float32 against the float64 reference, relative to the largest value: weights rounded to 2⁻²⁴ and one rounding a tap.
+Reached: 4e-7 at up to 16 taps, 2e-6 at 400 taps (941 → 10)."""
+
+RESAMPLE_PILLOW_FLOAT = 2e-3
+"""Against Pillow's mode "F", which sums in float64 and rounds between the passes. Reached: 1e-4."""
+
+RESAMPLE_TORCH = 1e-4
+"""Against torch's interpolate and torch-fidelity: equal weights, other orders of summation (4 ulp at 255 are 6e-5)."""
+
+RESAMPLE_TORCH_CUBIC = 4e-4
+"""torch's bicubic without antialias: its compiler's contraction of the cubic differs in the last bits of the weights."""
+
+RESAMPLE_HALF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Rounding once to the output's dtype, relative: half a unit in the last place."""
