@@ -27,11 +27,8 @@ class RaggedImages:
 
     def __post_init__(self) -> None:
         if not isinstance(self.pixels, torch.Tensor) or self.pixels.dtype != torch.uint8 or self.pixels.ndim != 1:
-            got = (
-                f"{self.pixels.dtype} {list(self.pixels.shape)}"
-                if isinstance(self.pixels, torch.Tensor)
-                else "no tensor"
-            )
+            kind = type(self.pixels).__name__
+            got = f"{self.pixels.dtype} {list(self.pixels.shape)}" if kind == "Tensor" else f"a {kind}"
             raise ValueError(f"pixels must be a flat uint8 tensor, got {got}")
         if self.channels not in (1, 3, 4):
             raise ValueError(f"channels must be 1, 3 or 4, got {self.channels}")
