@@ -297,6 +297,8 @@ class _Job:
         chosen = find_protocol(protocol)
         if extractor is not None and (weights is not None or tap is not None):
             raise ValueError("extractor replaces the Inception network; weights and tap must then be None")
+        if isinstance(extractor, Extractor) and extractor.taps != ("",):
+            tap = extractor.taps[0]
         self.protocol = chosen if tap is None else replace(chosen, tap=tap)
         self.custom = extractor
         self.weights = weights
@@ -312,16 +314,23 @@ class _Job:
 
     @cached_property
     def extractor(self) -> Extractor:
-        if self.custom is not None:
-            return as_extractor(self.custom, device=self.device)
-        made = inception_extractor(
-            tap=self.protocol.tap, weights=self.weights, device=self.device, precision=self.precision
-        )
-        if not made.official:
+        if self.custom is None:
+            made = inception_extractor(
+                self.protocol.tap, weights=self.weights, device=self.device, precision=self.precision
+            )
+        else:
+            made = as_extractor(self.custom, device=self.device)
+        if made.weights is not None and made.taps != ("",) and not made.official:
             self.warn(
                 NotFIDWarning,
-                f"weights {made.weights.label if made.weights else made.name}: not the published Inception weights, so "
-                "this Fréchet distance is not a FID and compares only with others of the same weights",
+                f"weights {made.weights.label}: not the published Inception weights, so this Fréchet distance is not a "
+                "FID and compares only with others of the same weights",
+            )
+        if made.precision not in ("", "fp32"):
+            self.warn(
+                ProtocolWarning,
+                f"the network ran in {made.precision}; the protocol's own arithmetic is fp32, and features differ from "
+                "it by about 1e-2 of their scale",
             )
         return made
 

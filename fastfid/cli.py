@@ -143,3 +143,27 @@ def info() -> None:
         from fastfid.report.environment import environment_table
 
         _print(environment_table())
+
+
+@main.command()
+@click.option("--out", default="fastfid-demo", type=click.Path(file_okay=False), help="Folder for images and plot.")
+@click.option("--count", type=click.IntRange(2), default=48, help="Images in each set.")
+@click.option("--weights", help="As for compare. [the published ones if they are here, else 'random']")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def demo(out: str, count: int, weights: str | None, quiet: bool) -> None:
+    """The main job on embedded data, offline: disturb an image set and watch the distance grow."""
+    with _failures():
+        from fastfid.demo.run import run_demo
+        from fastfid.report.plot import plot_disturbances
+        from fastfid.report.table import demo_curves, demo_table, demo_title
+
+        def report(text: str) -> None:
+            click.echo(text, err=True)
+
+        done = run_demo(out, count=count, weights=weights, report=report, progress=not quiet)
+        plot = done.folder / "distances.png"
+        _print(demo_table(done))
+        plot_disturbances(demo_curves(done), plot, demo_title(done), distance="distance from the reference")
+        weights_option = f" --weights {done.weights}" if done.weights else ""
+        click.echo(f"plot: {plot}")
+        click.echo(f"next: fastfid compare {done.reference} {done.last}{weights_option}")

@@ -291,3 +291,27 @@ def test_an_interrupt_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fastfid.stats(REF, tmp_path / "a.npz", extractor=interrupted)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_published_cases_of_pytorch_fid(tmp_path: Path) -> None:
+    """Its tests/test_fid_score.py with our functions in place of its own."""
+    zeros, ones, identity = np.zeros(2048), np.ones(2048), np.eye(2048)
+    assert fastfid.frechet_distance(zeros, identity, ones, identity) == 2048.0
+
+    base = fastfid.protocol("pytorch-fid")
+    unit = dataclasses.replace(base, normalize=fastfid.protocols.Normalize(1 / 255, 0.0, "x/255"))
+    folder = write_folder(tmp_path / "constant", np.stack([np.full((4, 4, 3), v, np.uint8) for v in (0, 127, 255)]))
+    moments = fastfid.stats(folder, tmp_path / "constant.npz", protocol=unit, extractor=lambda x: x.mean(dim=(2, 3)))
+    check(moments.mean.numpy(), np.full(3, 0.5), absolute=1e-3, what="mean of constant images")
+    check(moments.cov().numpy(), np.full((3, 3), 0.25), absolute=1e-5, what="their covariance")
+    again = fastfid.Moments.load(tmp_path / "constant.npz")
+    assert torch.equal(again.mean, moments.mean)
+
+    for extension in sorted(base.decode.extensions):
+        typed = tmp_path / extension
+        typed.mkdir()
+        for value in (0, 127, 255):
+            Image.fromarray(np.full((4, 4, 3), value, np.uint8)).save(typed / f"{value}.{extension.upper()}")
+        got = fastfid.stats(typed, protocol=unit, extractor=lambda x: x.mean(dim=(2, 3)))
+        check(got.mean.numpy(), np.full(3, 0.5), absolute=5e-3, what=extension)
+        assert got.n == 3

@@ -9,7 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fastfid.api import FIDResult, SetInfo
+from fastfid.demo.run import Demo
 from fastfid.protocols import Protocol
+from fastfid.report.plot import Curve
 
 TITLES = {
     "fid": "FID",
@@ -73,3 +75,35 @@ def protocols_table(protocols: Iterable[Protocol]) -> RenderableType:
             one.root,
         )
     return table
+
+
+def demo_table(demo: Demo) -> RenderableType:
+    """Distance from the reference at every level of every disturbance, and whether it grew throughout."""
+    first = demo.series[0].results[0]
+    title = TITLES.get(first.run.metric, first.run.metric)
+    table = Table(title=f"{title} from the reference, level by level", title_justify="left")
+    table.add_column("disturbance (level)", no_wrap=True)
+    for heading in ("none", "weak", "medium", "strong"):
+        table.add_column(heading, justify="right")
+    table.add_column("grows with its level?")
+    for series in demo.series:
+        one = series.disturbance
+        cells = [
+            f"{value:.3f}" + (f" ({level:g})" if level else "")
+            for level, value in zip(one.levels, series.values, strict=True)
+        ]
+        verdict = Text("yes", "green") if series.grows else Text("no", "yellow")
+        table.add_row(f"{one.name} ({one.parameter})", *cells, verdict)
+    return table
+
+
+def demo_title(demo: Demo) -> str:
+    """What was measured, for the plot."""
+    first = demo.series[0].results[0]
+    title = TITLES.get(first.run.metric, first.run.metric)
+    return f"{title}: {first.run.extractor}, {first.run.weights}, {first.run.gen.n} images a set"
+
+
+def demo_curves(demo: Demo) -> list[Curve]:
+    """The plot's panels."""
+    return [Curve(s.disturbance.name, s.disturbance.parameter, s.disturbance.levels, s.values) for s in demo.series]

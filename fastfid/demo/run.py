@@ -1,0 +1,112 @@
+"""The demo: the main job on embedded data, offline. Writes image sets as PNG, spoils them, measures every distance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fastfid.api import FIDResult, fid, stats
+from fastfid.demo.disturbances import DISTURBANCES, Disturbance
+from fastfid.demo.images import make_images
+from fastfid.errors import WeightsNotFoundError
+from fastfid.extractors import find_weights, inception_extractor
+
+SIZE_PX = 128
+REFERENCE_SEED, GENERATED_SEED, DISTURBANCE_SEED = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Series:
+    """One disturbance and the distance from the reference at each of its levels, the undisturbed set first."""
+
+    disturbance: Disturbance
+    results: tuple[FIDResult, ...]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The distances as plain floats."""
+        return tuple(result.value for result in self.results)
+
+    @property
+    def grows(self) -> bool:
+        """Whether every level lies farther from the reference than the one below it."""
+        return all(low < high for low, high in pairwise(self.values))
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Where the demo put its image sets, and what it measured."""
+
+    folder: Path
+    reference: Path
+    last: Path
+    weights: str | None
+    series: tuple[Series, ...]
+
+
+def run_demo(
+    folder: str | os.PathLike[str],
+    *,
+    count: int,
+    weights: str | None = None,
+    report: Callable[[str], None] = lambda _text: None,
+    progress: bool | None = None,
+) -> Demo:
+    """Make a reference set and a second one of the same kind, disturb the second, and measure each against the first.
+
+    Args:
+        folder: where the image sets go, a folder of PNG each; made if it is not there.
+        count: images in each set.
+        weights: as for ``fid``; where None, the published ones if they are on this machine, else "random".
+        report: receives a sentence at each step.
+        progress: as for ``fid``.
+    """
+    root = Path(folder)
+    chosen = _choose(weights)
+    extractor = inception_extractor(weights=chosen, download=False)
+    report(f"network: Inception v3 with weights {extractor.weights.label if extractor.weights else 'unknown'}")
+    report(f"writing image sets of {count} to {root}/")
+    reference = _write(root / "reference", make_images(count, SIZE_PX, REFERENCE_SEED))
+    moments = stats(reference, extractor=extractor, progress=progress)
+    plain = make_images(count, SIZE_PX, GENERATED_SEED)
+    undisturbed = fid(moments, _write(root / "generated", plain), extractor=extractor, progress=progress)
+    series = []
+    last = reference
+    for disturbance in DISTURBANCES:
+        report(f"{disturbance.name}: {disturbance.formula}")
+        results = [undisturbed]
+        for level in disturbance.levels[1:]:
+            name = f"{disturbance.name.lower().replace('&', 'and').replace(' ', '-')}-{level:g}"
+            last = _write(root / name, disturbance.apply(plain, level, DISTURBANCE_SEED))
+            results.append(fid(moments, last, extractor=extractor, progress=progress))
+        series.append(Series(disturbance, tuple(results)))
+    return Demo(root, reference, last, chosen, tuple(series))
+
+
+def _choose(asked: str | None) -> str | None:
+    if asked is not None:
+        return asked
+    try:
+        find_weights(None, download=False)
+    except WeightsNotFoundError:
+        return "random"
+    return None
+
+
+def _write(folder: Path, images: NDArray[np.uint8]) -> Path:
+    """A folder that holds these images and no others; files the demo did not write stop it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {f"{index:04d}.png" for index in range(len(images))}
+    strange = sorted(file.name for file in folder.iterdir() if file.name not in names)
+    if strange:
+        raise ValueError(f"folder={str(folder)!r} holds {strange[0]!r}, which this demo did not write; name another")
+    for name, image in zip(sorted(names), images, strict=True):
+        Image.fromarray(image).save(folder / name)
+    return folder

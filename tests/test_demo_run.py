@@ -1,0 +1,62 @@
+"""The demo end to end, small: image sets written, every level measured through the real pipeline, an honest verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import fastfid
+from fastfid.cli import main
+from fastfid.demo.disturbances import DISTURBANCES
+from fastfid.demo.run import Series
+from fastfid.distance import FrechetResult
+
+
+@pytest.fixture(autouse=True)
+def _no_weights_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FASTFID_OFFLINE", "1")
+    monkeypatch.delenv("FASTFID_WEIGHTS", raising=False)
+
+
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["demo", "--count", "3", "--quiet"], prog_name="fastfid")
+    assert done.exit_code == 0, done.output
+    assert "random(seed=0)" in done.stderr
+    assert "not FID" in done.stdout
+    folders = sorted(p.name for p in (tmp_path / "fastfid-demo").iterdir() if p.is_dir())
+    assert len(folders) == 2 + 3 * len(DISTURBANCES)
+    assert "salt-and-pepper-0.3" in folders
+    assert all(len(list((tmp_path / "fastfid-demo" / f).iterdir())) == 3 for f in folders)
+    with Image.open(tmp_path / "fastfid-demo" / "distances.png") as plot:
+        assert plot.format == "PNG"
+        assert min(plot.size) >= 200
+    rows = [line for line in done.stdout.splitlines() if any(d.name in line for d in DISTURBANCES)]
+    assert len(rows) == len(DISTURBANCES)
+    assert all("yes" in row or "no" in row for row in rows)
+
+    # The line it prints to try next gives the number that the table shows.
+    line = next(text for text in done.stdout.splitlines() if text.startswith("next: "))
+    assert line == ("next: fastfid compare fastfid-demo/reference fastfid-demo/salt-and-pepper-0.3 --weights random")
+    with pytest.warns(fastfid.errors.FastFIDWarning):
+        again = fastfid.fid("fastfid-demo/reference", "fastfid-demo/salt-and-pepper-0.3", weights="random")
+    assert f"{again.value:.3f}" in rows[-1]
+
+    # A second run over the same folder is fine; over somebody else's files it stops.
+    Path("fastfid-demo/reference/mine.txt").write_text("keep")
+    stopped = CliRunner().invoke(main, ["demo", "--count", "3", "--quiet"], prog_name="fastfid")
+    assert stopped.exit_code == 3
+    assert "mine.txt" in stopped.stderr
+
+
+@pytest.mark.parametrize(("values", "grows"), [((1, 2, 3, 4), True), ((1, 2, 2, 4), False), ((1, 3, 2, 4), False)])
+def test_verdict(values: tuple[float, ...], grows: bool) -> None:
+    def result(value: float) -> FrechetResult:
+        fields = dict.fromkeys(FrechetResult._fields, 0.0)
+        return FrechetResult(value, **fields)
+
+    assert Series(DISTURBANCES[0], tuple(map(result, values))).grows is grows  # type: ignore[arg-type]
