@@ -115,7 +115,7 @@ def test_quantized_values_pass_through_the_affine_map(rng: np.random.Generator) 
     assert torch.equal(plain, plain.round())
 
 
-# --- the order of the passes, which depends on the version of Pillow ---------------------------------------------------
+# --- the order of the passes, which depends on the version of Pillow --------------------------------------------------
 
 
 @pytest.mark.parametrize(
