@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fastfid.api import FIDResult, fid, stats
     from fastfid.distance import FrechetResult, frechet, frechet_distance, frechet_many, frechet_moments
+    from fastfid.extractors import Extractor, as_extractor, inception_extractor
     from fastfid.gaussian import FrechetReference
     from fastfid.linalg.polar_factor import nuclear_norm, polar
     from fastfid.linalg.products import trace_sqrtm_product
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from fastfid.resample import RaggedImages, resize_normalize
 
 _PUBLIC = {
+    "Extractor": "fastfid.extractors",
+    "as_extractor": "fastfid.extractors",
+    "inception_extractor": "fastfid.extractors",
     "FrechetReference": "fastfid.gaussian",
     "FrechetResult": "fastfid.distance",
     "Moments": "fastfid.moments",

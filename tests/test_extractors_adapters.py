@@ -239,6 +239,21 @@ def test_bad_torchscript_files(tmp_path: Path, net: Net) -> None:
         as_extractor(tmp_path / "text.pt")
 
 
+class RawPixels(nn.Module):
+    """The signature of NVIDIA's detectors."""
+
+    def forward(self, img: Tensor, return_features: bool = False) -> Tensor:
+        return img.mean((2, 3))
+
+
+def test_a_network_that_normalises_by_itself_is_refused(tmp_path: Path) -> None:
+    scripted = torch.jit.script(RawPixels())
+    scripted.save(str(tmp_path / "inception-2015-12-05.pt"))
+    for obj in (scripted, tmp_path / "inception-2015-12-05.pt"):
+        with pytest.raises(ValueError, match="leave the extractor out"):
+            as_extractor(obj)
+
+
 def channel_means(x: Tensor) -> Tensor:
     return x.mean((2, 3))
 

@@ -283,3 +283,17 @@ def test_bad_images(
 def test_bad_taps(fast: folded.FoldedInception, taps: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="logits_unbiased"):
         fast(images(1, 75), taps)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(x: torch.Tensor, exact: dict[str, torch.Tensor]) -> None:
+    """True float32 although cuDNN would use TF32, whose error is 100 times the bound; the setting is left as it was."""
+    device = torch.device("cuda", 0)
+    before = torch.backends.cudnn.allow_tf32
+    for tap, value in zip(ALL, folded.FoldedInception(shared_state(), device, "fp32")(x.to(device), ALL), strict=True):
+        assert value.device == device
+        tolerances.check(value.cpu(), exact[tap], relative=tolerances.NETWORK_FP32, what=tap)
+    for tap, value in zip(ALL, folded.FoldedInception(shared_state(), device, "bf16")(x.to(device), ALL), strict=True):
+        bound = tolerances.NETWORK_BF16_SPATIAL if tap == "spatial" else tolerances.NETWORK_BF16
+        tolerances.check(value.cpu(), exact[tap], relative=bound, what=tap)
+    assert torch.backends.cudnn.allow_tf32 == before

@@ -225,6 +225,7 @@ def _from_module(
     module: nn.Module, name: str, info: WeightsInfo | None, device: str | torch.device | None
 ) -> Extractor:
     """A module, copied where it must move."""
+    _refuse_self_normalising(module, name)
     first = next((t for group in (module.parameters(), module.buffers()) for t in group), None)
     home = _device("cpu" if first is None else first.device)
     target = home if device is None else _device(device)
@@ -237,6 +238,19 @@ def _from_module(
     return Extractor(
         compute, lambda where: _from_module(module, name, info, where), name=name, device=target, weights=info
     )
+
+
+def _refuse_self_normalising(module: nn.Module, name: str) -> None:
+    """NVIDIA's TorchScript Inception takes raw pixels; normalised ones would give wrong features without a word."""
+    if not isinstance(module, torch.jit.ScriptModule):
+        return
+    schema = getattr(module.forward, "schema", None)
+    if schema is not None and "return_features" in [argument.name for argument in schema.arguments]:
+        raise ValueError(
+            f"{name} takes raw uint8 images and resizes and normalises them itself, but an extractor gets images that "
+            "the protocol has already normalised. For the FID Inception network leave the extractor out: the published "
+            "weights are the same network; or pass lambda x: net.layers(x).flatten(1)."
+        )
 
 
 def _from_callable(function: Callable[[Tensor], Any], name: str, device: torch.device) -> Extractor:
