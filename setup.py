@@ -24,6 +24,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 DEFAULT_ARCHS = "80;86;89;90;100;120"
+USUAL_NVCC = Path("/usr/local/cuda/bin/nvcc")
 
 # Compiled once per entry; fastfid._C picks one when it runs (csrc/resample_cpu.cpp). The bits are the same in all.
 SIMD_SOURCE = "resample_simd.cpp"
@@ -56,9 +57,8 @@ def find_nvcc() -> tuple[str | None, list[str]]:
     on_path = shutil.which("nvcc")
     if on_path:
         return on_path, looked
-    looked.append("/usr/local/cuda/bin")
-    usual = Path("/usr/local/cuda/bin/nvcc")
-    return (str(usual) if usual.is_file() else None), looked
+    looked.append(str(USUAL_NVCC.parent))
+    return (str(USUAL_NVCC) if USUAL_NVCC.is_file() else None), looked
 
 
 def wanted_nvcc() -> str | None:
@@ -130,7 +130,7 @@ class NinjaBuild(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         (build / "build.ninja").write_text(ninja_file(build, target, cxx, nvcc, archs, facts))
         try:
-            subprocess.run([*ninja_command(), "-C", str(build)], check=True)
+            subprocess.run([*ninja_command(), "--quiet", "-C", str(build)], check=True)
         except subprocess.CalledProcessError as error:
             raise BuildError(f"fastfid: the compiler failed (its messages are above); {error}") from None
 
