@@ -48,6 +48,7 @@ class SetInfo:
         skipped: names of the images that could not be read.
         dropped: images of an incomplete last block, which the protocol leaves out.
         seconds: wall time of the pass; None for statistics.
+        notes: what is worth knowing of how the images were read (greyscale repeated, wide greyscale cut off, …).
     """
 
     description: str
@@ -56,6 +57,7 @@ class SetInfo:
     skipped: tuple[str, ...] = ()
     dropped: int = 0
     seconds: float | None = None
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON report."""
@@ -67,6 +69,7 @@ class SetInfo:
             "skipped": list(self.skipped),
             "dropped": self.dropped,
             "seconds": self.seconds,
+            "notes": list(self.notes),
             "images_per_second": self.n / self.seconds if self.n and self.seconds else None,
         }
 
@@ -378,7 +381,15 @@ class _Job:
                 f"incomplete block of {self.protocol.statistics.block}",
             )
         done.moments.metadata.update(self._facts(opened, done.moments.n, skipped))
-        info = SetInfo(opened.description, source.kind, done.moments.n, skipped, done.dropped, done.seconds)
+        info = SetInfo(
+            opened.description,
+            source.kind,
+            done.moments.n,
+            skipped,
+            done.dropped,
+            done.seconds,
+            tuple(source.notes),
+        )
         return _Side(opened.role, done.moments, info)
 
     def compare(self, ref: _Side, gen: _Side, certify: bool | None) -> FIDResult:

@@ -147,7 +147,9 @@ def info() -> None:
 
 @main.command()
 @click.option("--out", default="fastfid-demo", type=click.Path(file_okay=False), help="Folder for images and plot.")
-@click.option("--count", type=click.IntRange(2), default=48, help="Images in each set.")
+@click.option(
+    "--count", type=click.IntRange(2), default=40, help="Images in each disturbed set; the reference has twice as many."
+)
 @click.option("--weights", help="As for compare. [the published ones if they are here, else 'random']")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def demo(out: str, count: int, weights: str | None, quiet: bool) -> None:
@@ -167,3 +169,4 @@ def demo(out: str, count: int, weights: str | None, quiet: bool) -> None:
         weights_option = f" --weights {done.weights}" if done.weights else ""
         click.echo(f"plot: {plot}")
         click.echo(f"next: fastfid compare {done.reference} {done.last}{weights_option}")
+        click.echo("and with your own images: fastfid compare REAL_FOLDER GENERATED_FOLDER")

@@ -148,6 +148,7 @@ _NVIDIA = Resize(coordinates="nvidia-grid")
 
 _FLAT = Decode(recursive=False)
 _DEEP = Decode(recursive=True)
+_CLEAN_FILES = Decode(recursive=True, npy_files=True, hidden=False, follow_links=True)
 _EIGVALS = "Σ √λ(Σ₁Σ₂) over complex eigenvalues, real part; no eps"
 _NVIDIA_ROOT = "scipy.linalg.sqrtm(Σ₁Σ₂), real part; no eps"
 
@@ -163,7 +164,7 @@ _ENTRIES = (
     Protocol(
         name="clean",
         package="clean-fid 0.1.35, mode='clean'",
-        decode=Decode(recursive=True, npy_files=True),
+        decode=_CLEAN_FILES,
         resize=Resize(filter="bicubic", antialias=True, a=-0.5, clamp=(0.0, 255.0)),
         normalize=_TF,
         statistics=Statistics(mean_dtype="float32"),
@@ -172,7 +173,7 @@ _ENTRIES = (
     Protocol(
         name="clean-legacy-tf",
         package="clean-fid 0.1.35, mode='legacy_tensorflow'",
-        decode=Decode(recursive=True, npy_files=True),
+        decode=_CLEAN_FILES,
         resize=_NVIDIA,
         normalize=_TF,
         statistics=Statistics(mean_dtype="float32"),
@@ -181,7 +182,7 @@ _ENTRIES = (
     Protocol(
         name="clean-legacy-pt",
         package="clean-fid 0.1.35, mode='legacy_pytorch'",
-        decode=Decode(recursive=True, npy_files=True),
+        decode=_CLEAN_FILES,
         resize=Resize(clamp=(0.0, 255.0)),
         normalize=_PLUS_MINUS_ONE,
         statistics=Statistics(mean_dtype="float32"),

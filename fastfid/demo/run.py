@@ -19,7 +19,7 @@ from fastfid.errors import WeightsNotFoundError
 from fastfid.extractors import find_weights, inception_extractor
 
 SIZE_PX = 128
-REFERENCE_SEED, GENERATED_SEED, DISTURBANCE_SEED = 1, 2, 3
+IMAGE_SEED, DISTURBANCE_SEED = 0, 3
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,13 @@ def run_demo(
     report: Callable[[str], None] = lambda _text: None,
     progress: bool | None = None,
 ) -> Demo:
-    """Make a reference set and a second one of the same kind, disturb the second, and measure each against the first.
+    """Disturb an image set level by level, and measure each against a reference set twice as large.
+
+    As in the study that this follows, the reference contains the images that are disturbed.
 
     Args:
         folder: where the image sets go, a folder of PNG each; made if it is not there.
-        count: images in each set.
+        count: images in each disturbed set.
         weights: as for ``fid``; where None, the published ones if they are on this machine, else "random".
         report: receives a sentence at each step.
         progress: as for ``fid``.
@@ -73,9 +75,10 @@ def run_demo(
     extractor = inception_extractor(weights=chosen, download=False)
     report(f"network: Inception v3 with weights {extractor.weights.label if extractor.weights else 'unknown'}")
     report(f"writing image sets of {count} to {root}/")
-    reference = _write(root / "reference", make_images(count, SIZE_PX, REFERENCE_SEED))
+    originals = make_images(2 * count, SIZE_PX, IMAGE_SEED)
+    reference = _write(root / "reference", originals)
     moments = stats(reference, extractor=extractor, progress=progress)
-    plain = make_images(count, SIZE_PX, GENERATED_SEED)
+    plain = originals[:count]
     undisturbed = fid(moments, _write(root / "generated", plain), extractor=extractor, progress=progress)
     series = []
     last = reference

@@ -36,6 +36,8 @@ def result_table(result: FIDResult) -> RenderableType:
         table.add_row("weights", run.weights + (f", sha256 {run.weights_sha256[:16]}…" if run.weights_sha256 else ""))
     table.add_row("reference", _set_line(run.ref))
     table.add_row("generated", _set_line(run.gen))
+    for note in dict.fromkeys((*run.ref.notes, *run.gen.notes)):
+        table.add_row("note", note)
     ranks = f"ranks {result.rank1} and {result.rank2}"
     table.add_row(
         "terms", f"means {result.mean_term:.6g}, covariances {result.trace_term:.6g} ({result.method}, {ranks})"
@@ -100,8 +102,9 @@ def demo_table(demo: Demo) -> RenderableType:
 def demo_title(demo: Demo) -> str:
     """What was measured, for the plot."""
     first = demo.series[0].results[0]
-    title = TITLES.get(first.run.metric, first.run.metric)
-    return f"{title}: {first.run.extractor}, {first.run.weights}, {first.run.gen.n} images a set"
+    run = first.run
+    counts = f"{run.gen.n} images a set, {run.ref.n} in the reference"
+    return f"{TITLES.get(run.metric, run.metric)}: {run.extractor}, {run.weights}, {counts}"
 
 
 def demo_curves(demo: Demo) -> list[Curve]:
