@@ -230,29 +230,28 @@ def walk(x: Tensor, runs: Mapping[str, Run], fc: tuple[Tensor, Tensor], taps: Se
     missing = set(taps)
     found: dict[str, Tensor] = {}
 
-    def keep(tap: str, make: Callable[[], Tensor]) -> bool:
+    def keep(tap: str, make: Run, at: Tensor) -> bool:
         """Note one tap if it is wanted; True once none is missing any more."""
         if tap in missing:
-            found[tap] = make()
+            found[tap] = make(at)
             missing.discard(tap)
         return not missing
 
     for tap, branch in STEM:
         x = _run_branch(branch, x, runs, "")
-        if keep(tap, lambda x=x: spatial_mean(x)):  # type: ignore[misc]
+        if keep(tap, spatial_mean, x):
             return found
     for name, block in BLOCKS.items():
         first = _run_branch(block[0], x, runs, f"{name}.")
-        if name == _SPATIAL_BLOCK and keep("spatial", lambda first=first: _flat_map(first)):  # type: ignore[misc]
+        if name == _SPATIAL_BLOCK and keep("spatial", _flat_map, first):
             return found
         x = torch.cat([first, *(_run_branch(branch, x, runs, f"{name}.") for branch in block[1:])], dim=1)
-        if name in _TAP_AFTER and keep(_TAP_AFTER[name], lambda x=x: spatial_mean(x)):  # type: ignore[misc]
+        if name in _TAP_AFTER and keep(_TAP_AFTER[name], spatial_mean, x):
             return found
     # In float64, which costs nothing at this size and is deaf to the caller's TF32 setting for matrix products.
-    pooled = spatial_mean(x).double()
-    unbiased = F.linear(pooled, fc[0].double())
-    keep("logits_unbiased", lambda: unbiased.float())
-    keep("logits", lambda: (unbiased + fc[1].double()).float())
+    unbiased = F.linear(spatial_mean(x).double(), fc[0].double())
+    keep("logits_unbiased", Tensor.float, unbiased)
+    keep("logits", Tensor.float, unbiased + fc[1].double())
     return found
 
 
