@@ -346,7 +346,9 @@ def _result(first: FrechetReference, second: FrechetReference, root: RootTrace) 
     value = math.fsum([mean_term, trace1, trace2, -bounds.value, -bounds.value])
     if not math.isfinite(value):
         raise ValueError(f"{first.name}, {second.name}: so large that the distance overflows float64; scale them down")
-    rounding = 8 * UNIT * mean_term + (0.0 if root.method == "equal" else rounding1 + rounding2)
+    rounding = 8 * UNIT * mean_term
+    if method != "equal":
+        rounding += UNIT * (2 * (trace1 + trace2) + 4 * bounds.value) + rounding1 + rounding2
     lower = math.fsum([value, 2 * (bounds.value - bounds.upper), -rounding])
     upper = math.fsum([value, 2 * (bounds.value - bounds.lower), rounding])
     remarks = list(dict.fromkeys((*first.notes, *second.notes)))

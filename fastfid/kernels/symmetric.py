@@ -29,8 +29,8 @@ import triton
 import triton.language as tl
 
 CONFIGS = {
-    torch.float64: {"BLOCK": 64, "BLOCK_K": 16, "num_warps": 4, "num_stages": 3},
-    torch.float32: {"BLOCK": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 3},
+    torch.float64: {"BLOCK": 64, "BLOCK_K": 16, "num_warps": 8, "num_stages": 3},
+    torch.float32: {"BLOCK": 64, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
 }
 """Tile sizes that compile without spills on the three targets; untuned (no GPU at hand)."""
 
@@ -97,9 +97,9 @@ def _symmetric_product_kernel(
         )
         total = tl.dot(left, right, total, input_precision="ieee", out_dtype=element)
 
-    square = square_bits.to(tl.float64, bitcast=True).to(element)
-    linear = linear_bits.to(tl.float64, bitcast=True).to(element)
-    constant = constant_bits.to(tl.float64, bitcast=True).to(element)
+    square = square_bits.to(tl.int64).to(tl.float64, bitcast=True).to(element)
+    linear = linear_bits.to(tl.int64).to(tl.float64, bitcast=True).to(element)
+    constant = constant_bits.to(tl.int64).to(tl.float64, bitcast=True).to(element)
     out = total * square
     inside = (rows[:, None] < Q) & (columns[None, :] < Q)
     if HAS_D:

@@ -2,10 +2,10 @@
 
 The model of rounding, used everywhere below (u = eps/2):
 
-* A product with inner dimension k is off by at most r(k) |A||B| in the Frobenius norm, r(k) = min(k, 4√k)·u: the
-  deterministic bound up to k = 16 (Higham, *Accuracy and Stability*, §3.5), beyond it the probabilistic one of Higham &
-  Mary (SIAM J. Sci. Comput. 41 (2019) A2815, doi:10.1137/18M1226312) with λ = 4. It holds for any order of summation
-  and for fused multiply-add; not for Strassen's method.
+* A product with inner dimension k is off by at most r(k) |A||B| in the Frobenius norm, r(k) = min(k + 2, 4√(k + 2))·u:
+  the deterministic bound for small k (Higham, *Accuracy and Stability*, §3.5), with two units for a root and a division
+  beside it, then the probabilistic one of Higham & Mary (SIAM J. Sci. Comput. 41 (2019) A2815, doi:10.1137/18M1226312)
+  with λ = 4. It holds for any order of summation and for fused multiply-add; not for Strassen's method.
 * LAPACK's and cuSOLVER's symmetric eigenvalues and singular values are those of a matrix within p(k)·eps·‖A‖_F in the
   Frobenius norm, p(k) = max(4, √k). Measured p: below 1 (tests/test_linalg.py::test_solver_backward_error).
 
@@ -44,8 +44,8 @@ class Enclosure(NamedTuple):
 
 
 def product_rounding(k: int) -> float:
-    """r(k): relative rounding of a float64 product with inner dimension k, against ‖A‖_F ‖B‖_F."""
-    return min(k, 4.0 * math.sqrt(k)) * UNIT
+    """r(k): relative rounding of a float64 product of inner dimension k against ‖A‖_F ‖B‖_F; also of Cholesky's LLᵀ."""
+    return min(k + 2, 4.0 * math.sqrt(k + 2)) * UNIT
 
 
 def solver_rounding(k: int) -> float:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from fastfid.errors import NotPSDError
-from fastfid.linalg.enclosure import product_rounding, solver_rounding
+from fastfid.linalg.enclosure import product_rounding
 from fastfid.linalg.inputs import EPS
 
 _CLEAR = 16.0
@@ -129,9 +129,10 @@ def _truncated(values: torch.Tensor, vectors: torch.Tensor, root: float, trace: 
             "rounding explains; they count as zero, and the interval is that of the matrix without them"
         )
     keep = values > d * EPS * largest
-    kept = math.fsum(values[keep].tolist())
-    rounding = abs(trace - kept) + solver_rounding(d) * kept
-    return Factor(vectors[:, keep] * values[keep].sqrt(), root, kept if note else trace, rounding, note)
+    f = vectors[:, keep] * values[keep].sqrt()
+    kept = math.fsum(f.square().sum(dim=0).tolist())
+    rounding = abs(trace - kept) + product_rounding(d) * kept
+    return Factor(f, root, kept if note else trace, rounding, note)
 
 
 def _norm_bound(matrix: torch.Tensor) -> float:

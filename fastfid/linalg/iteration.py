@@ -107,7 +107,7 @@ def precision_for(device: torch.device) -> str:
 
 
 def polar_iteration(
-    m: torch.Tensor, products: Products, *, rtol: float, rounding: torch.Tensor, precision: str
+    m: torch.Tensor, products: Products, *, rtol: float, rounding: torch.Tensor, precision: str, complete: bool = False
 ) -> PolarIterate:
     """Iterate until the enclosures are tight or the stages are used up.
 
@@ -117,6 +117,7 @@ def polar_iteration(
         rtol: wanted width of each enclosure relative to its value.
         rounding: [B], how far m is from the matrix that is meant, in the Frobenius norm.
         precision: "float64" or "mixed" (float32 first, kept only where its enclosure is tight).
+        complete: go on until every singular value of u is zero or one, whether or not it still moves the trace.
     """
     norm = torch.linalg.matrix_norm(m)
     scale = torch.where(norm > 0.0, norm, 1.0)
@@ -134,9 +135,16 @@ def polar_iteration(
         x, spectral = _apply(x, stage, spectral, products, UNIT)
         done += len(stage)
         found = _bounds(x, m, spectral, rounding, done, "float64")
-        if found.tight(rtol, EXCESS):
+        if found.tight(rtol, EXCESS) and not (complete and _unfinished(x, products)):
             break
     return found
+
+
+def _unfinished(x: torch.Tensor, products: Products) -> bool:
+    """Whether XᵀX is not yet a projection to rounding."""
+    gram = products.gram(x)
+    gap = torch.linalg.matrix_norm(products.quadratic(gram, 0.0, 1.0, -1.0))
+    return bool((gap > 8 * product_rounding(x.shape[1]) * torch.linalg.matrix_norm(x)).any())
 
 
 def _single_precision_stage(x: torch.Tensor, products: Products) -> tuple[torch.Tensor, float]:

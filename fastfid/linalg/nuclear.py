@@ -56,13 +56,17 @@ def by_singular_values(m: torch.Tensor, rounding: float) -> Enclosure:
 
 
 def by_newton_schulz(
-    m: torch.Tensor, rounding: torch.Tensor, rtol: float, precision: str | None = None
+    m: torch.Tensor, rounding: torch.Tensor, rtol: float, *, precision: str | None = None, complete: bool = False
 ) -> PolarIterate:
-    """The polar iteration on m [B, p, q], p and q ≥ 1, known to ``rounding`` [B]; u and h belong to mᵀ where p < q."""
+    """The polar iteration on m [B, p, q], p and q ≥ 1, known to ``rounding`` [B]; u and h belong to mᵀ where p < q.
+
+    ``complete`` asks for the polar factor itself, in float64, also where it no longer moves the trace.
+    """
     tall = m if m.shape[-2] >= m.shape[-1] else m.mT.contiguous()
     products = Products(*function_for("polar_products", m.device.type)())
+    chosen = "float64" if complete else precision or precision_for(m.device)
     return polar_iteration(
-        tall, products, rtol=min(rtol, NS_RTOL), rounding=rounding, precision=precision or precision_for(m.device)
+        tall, products, rtol=min(rtol, NS_RTOL), rounding=rounding, precision=chosen, complete=complete
     )
 
 

@@ -7,6 +7,7 @@ Source: Higham, *Functions of Matrices* (2008), chapter 8; the gradient: Watson,
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, NamedTuple
 
@@ -74,8 +75,9 @@ def polar(m: Any, *, method: str = "auto") -> Polar:
     if chosen == "svd":
         u, values, vh = torch.linalg.svd(batch, full_matrices=False)
         keep = values > max(p, q) * EPS * values[..., :1]
-        return Polar(restore((u * keep[..., None, :]) @ vh), restore((vh.mT * values[..., None, :]) @ vh), 0)
-    found = _iterate(batch)
+        h = (vh.mT * values[..., None, :]) @ vh
+        return Polar(restore((u * keep[..., None, :]) @ vh), restore((h + h.mT) / 2), 0)
+    found = _iterate(batch, complete=True)
     if p >= q:
         return Polar(restore(found.u), restore(found.h), found.steps)
     h = found.u @ found.h @ found.u.mT
@@ -148,10 +150,10 @@ class _NuclearNorm(torch.autograd.Function):
         return grad[..., None, None] * factor, None
 
 
-def _iterate(batch: torch.Tensor) -> PolarIterate:
+def _iterate(batch: torch.Tensor, *, complete: bool = False) -> PolarIterate:
     """The polar iteration on [B, p, q], with a warning where it stays wider than it aims at."""
     rounding = torch.zeros(batch.shape[0], dtype=batch.dtype, device=batch.device)
-    found = nuclear.by_newton_schulz(batch, rounding, nuclear.NS_RTOL)
+    found = nuclear.by_newton_schulz(batch, rounding, nuclear.NS_RTOL, complete=complete)
     if not found.tight(nuclear.NS_RTOL):
         width = float(((found.upper - found.lower) / found.value).max())
         warnings.warn(
@@ -189,7 +191,7 @@ def as_batch(m: Any, argument: str) -> tuple[torch.Tensor, Any]:
     def restore(result: torch.Tensor) -> Any:
         return like(result.reshape(*lead, *result.shape[-2:]), m, keep_dtype=True)
 
-    return tensor.reshape(-1, *tensor.shape[-2:]), restore
+    return tensor.reshape(math.prod(lead), *tensor.shape[-2:]), restore
 
 
 def like(result: torch.Tensor, given: Any, *, keep_dtype: bool = False) -> Any:

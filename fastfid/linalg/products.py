@@ -9,6 +9,7 @@ Source: Dowson & Landau 1982, doi:10.1016/0047-259X(82)90077-X; Takatsu, Osaka J
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def _with_gradient(sigma1: Any, sigma2: Any) -> torch.Tensor:
 
 
 def _flat(matrices: torch.Tensor) -> torch.Tensor:
-    return matrices.reshape(-1, *matrices.shape[-2:])
+    return matrices.reshape(math.prod(matrices.shape[:-2]), *matrices.shape[-2:])
 
 
 def _check_shapes(first: torch.Tensor, second: torch.Tensor) -> tuple[int, ...]:

@@ -109,10 +109,9 @@ def _symmetric_root(a: torch.Tensor) -> torch.Tensor:
             f"a: symmetric with eigenvalue {smallest:.3e} (largest {largest:.3e}); accepted: positive semi-definite, "
             "since a negative eigenvalue leaves no real principal root"
         )
-    root = values.clamp_min(0.0).sqrt()
-    if vectors is None:
-        return torch.diag(root)
-    half = vectors * root.sqrt()
+    if vectors is None:  # math.sqrt is correctly rounded; torch's vectorised root on a CPU may be off by one unit
+        return torch.diag(torch.tensor([math.sqrt(max(v, 0.0)) for v in values.tolist()], dtype=a.dtype)).to(a.device)
+    half = vectors * values.clamp_min(0.0).sqrt().sqrt()
     x = half @ half.T
     return torch.tril(x) + torch.tril(x, -1).T
 
