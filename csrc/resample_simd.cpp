@@ -129,6 +129,39 @@ static inline void narrow(uint8_t* to, vint values) {
 #endif
 }
 
+// Byte vectors of the same width as vint, for the vertical pass of the uint8 contract: two rows interleaved within each
+// 128-bit part, then widened, give the pairs of 4 · kLanes pixels in four vectors; packing with saturation undoes both.
+#if defined(__AVX512F__)
+typedef __m512i wide;
+static inline wide load_wide(const uint8_t* from) { return _mm512_loadu_si512(from); }
+static inline void store_wide(uint8_t* to, wide bytes) { _mm512_storeu_si512(to, bytes); }
+static inline wide unpack_low(wide a, wide b) { return _mm512_unpacklo_epi8(a, b); }
+static inline wide unpack_high(wide a, wide b) { return _mm512_unpackhi_epi8(a, b); }
+static inline wide pack(vint a, vint b, vint c, vint d) {
+    return _mm512_packus_epi16(_mm512_packs_epi32((wide)a, (wide)b), _mm512_packs_epi32((wide)c, (wide)d));
+}
+#elif defined(__AVX2__)
+typedef __m256i wide;
+static inline wide load_wide(const uint8_t* from) { return _mm256_loadu_si256((const wide*)from); }
+static inline void store_wide(uint8_t* to, wide bytes) { _mm256_storeu_si256((wide*)to, bytes); }
+static inline wide unpack_low(wide a, wide b) { return _mm256_unpacklo_epi8(a, b); }
+static inline wide unpack_high(wide a, wide b) { return _mm256_unpackhi_epi8(a, b); }
+static inline wide pack(vint a, vint b, vint c, vint d) {
+    return _mm256_packus_epi16(_mm256_packs_epi32((wide)a, (wide)b), _mm256_packs_epi32((wide)c, (wide)d));
+}
+#elif defined(__SSE2__)
+typedef __m128i wide;
+static inline wide load_wide(const uint8_t* from) { return _mm_loadu_si128((const wide*)from); }
+static inline void store_wide(uint8_t* to, wide bytes) { _mm_storeu_si128((wide*)to, bytes); }
+static inline wide unpack_low(wide a, wide b) { return _mm_unpacklo_epi8(a, b); }
+static inline wide unpack_high(wide a, wide b) { return _mm_unpackhi_epi8(a, b); }
+static inline wide pack(vint a, vint b, vint c, vint d) {
+    return _mm_packus_epi16(_mm_packs_epi32((wide)a, (wide)b), _mm_packs_epi32((wide)c, (wide)d));
+}
+#else
+#define FASTFID_PLAIN_BYTES
+#endif
+
 static inline vint limit(vint values, int32_t low, int32_t high) {
 #if defined(__AVX512F__)
     return (vint)_mm512_min_epi32(_mm512_max_epi32((__m512i)values, _mm512_set1_epi32(low)), _mm512_set1_epi32(high));
@@ -237,8 +270,8 @@ static Shape shape_of(const Job& job, const Plan& plan) {
     s.planar_out = plan.output.stride_w == 1 && channels > 1;
     s.columns = smaller(larger(kColumnBudget / (4 * channels * kRows), 4 * job.x.longest), job.width) + 2;
     s.plane_in = round_up(s.columns, 16) + 16;
-    s.plane_out = round_up(width, 16) + 16;
-    s.row = s.planar_out ? s.plane_out * channels : round_up(width * channels, 16) + 16;
+    s.plane_out = round_up(width, 64) + 64;
+    s.row = s.planar_out ? s.plane_out * channels : round_up(width * channels, 64) + 64;
     s.ring = round_up(job.y.longest + kRows, kRows);
     s.pairs_x = job.x.longest / 2 + 1;
     s.pairs_y = job.y.longest / 2 + 1;
@@ -337,8 +370,8 @@ static inline Packed pack(int32_t a, int32_t b) {
             (int32_t)(((uint32_t)(b & mask) << 16) | (uint32_t)(a & mask))};
 }
 
-static inline vint close_sum(vint high, vint low) {
-    return limit(((high << kSplit) + low + broadcast(1 << (kFractionBits - 1))) >> kFractionBits, 0, 255);
+static inline vint shift_sum(vint high, vint low) {
+    return ((high << kSplit) + low + broadcast(1 << (kFractionBits - 1))) >> kFractionBits;
 }
 
 // The taps of output i in pairs; `odd` puts a zero weight before the first.
@@ -380,7 +413,7 @@ static void horizontal_fixed(const Axis& axis, const Packed* packed, int64_t pai
             }
         }
         for (int c = 0; c < C; ++c)
-            narrow(chunk + ((x - x0) * to.column + c * to.channel) * kRows, close_sum(high[c], low[c]));
+            narrow(chunk + ((x - x0) * to.column + c * to.channel) * kRows, limit(shift_sum(high[c], low[c]), 0, 255));
     }
 }
 
@@ -413,8 +446,6 @@ template <Store dtype>
 static inline void store_as(char* to, int64_t at, vfloat value) {
     if (dtype == Store::kFloat32) {
         store(to + 4 * at, value);
-    } else if (dtype == Store::kUint8) {
-        narrow(reinterpret_cast<uint8_t*>(to) + at, __builtin_convertvector(value, vint));
     } else if (dtype == Store::kBfloat16) {
 #if defined(__AVX512F__)
         const __m512i bits = (__m512i)value, odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -446,13 +477,12 @@ struct FloatTaps {
     int count;
     int64_t at;  // element at which the run begins in every row
 
-    template <int N>
     inline void sum(int64_t e, vfloat* sums) const {
-        for (int i = 0; i < N; ++i) sums[i] = vfloat{};
+        for (int i = 0; i < kBlock; ++i) sums[i] = vfloat{};
         for (int k = 0; k < count; ++k) {
             const vfloat w = broadcast(weight[k]);
             const float* row = rows[k] + at + e;
-            for (int i = 0; i < N; ++i) sums[i] = multiply_add(w, load<vfloat>(row + i * kLanes), sums[i]);
+            for (int i = 0; i < kBlock; ++i) sums[i] = multiply_add(w, load<vfloat>(row + i * kLanes), sums[i]);
         }
     }
 };
@@ -463,51 +493,76 @@ struct FixedTaps {
     int count;
     int64_t at;
 
-    template <int N>
-    inline void sum(int64_t e, vfloat* sums) const {
-        vint high[N], low[N];
-        for (int i = 0; i < N; ++i) high[i] = low[i] = vint{};
+    // kBlock · kLanes results, as the bytes that they are.
+    inline void bytes(int64_t e, uint8_t* results) const {
+        vint high[kBlock], low[kBlock];
+        for (int i = 0; i < kBlock; ++i) high[i] = low[i] = vint{};
         for (int k = 0; k < count; k += 2) {
             const vint wh = broadcast(weight[k / 2].high), wl = broadcast(weight[k / 2].low);
             const uint8_t *a = rows[k] + at + e, *b = rows[k + 1] + at + e;
-            for (int i = 0; i < N; ++i) {
-                const vint p = widen(a + i * kLanes) | (widen(b + i * kLanes) << 16);
-                high[i] += multiply_add_pairs(p, wh);
-                low[i] += multiply_add_pairs(p, wl);
+            vint p[kBlock];
+#if defined(FASTFID_PLAIN_BYTES)
+            for (int i = 0; i < kBlock; ++i) p[i] = widen(a + i * kLanes) | (widen(b + i * kLanes) << 16);
+#else
+            const wide zero{}, first = load_wide(a), second = load_wide(b);
+            const wide left = unpack_low(first, second), right = unpack_high(first, second);
+            p[0] = (vint)unpack_low(left, zero), p[1] = (vint)unpack_high(left, zero);
+            p[2] = (vint)unpack_low(right, zero), p[3] = (vint)unpack_high(right, zero);
+#endif
+            for (int i = 0; i < kBlock; ++i) {
+                high[i] += multiply_add_pairs(p[i], wh);
+                low[i] += multiply_add_pairs(p[i], wl);
             }
         }
-        for (int i = 0; i < N; ++i) sums[i] = to_float(close_sum(high[i], low[i]));
+        for (int i = 0; i < kBlock; ++i) high[i] = shift_sum(high[i], low[i]);
+#if defined(FASTFID_PLAIN_BYTES)
+        for (int i = 0; i < kBlock; ++i) narrow(results + i * kLanes, limit(high[i], 0, 255));
+#else
+        store_wide(results, pack(high[0], high[1], high[2], high[3]));
+#endif
+    }
+
+    inline void sum(int64_t e, vfloat* sums) const {
+        uint8_t results[kBlock * kLanes];
+        bytes(e, results);
+        for (int i = 0; i < kBlock; ++i) sums[i] = to_float(widen(results + i * kLanes));
     }
 };
 
-// One run of `length` output values. Intermediate rows are padded, so whole vectors may be read; a partial last vector
-// is written through a small buffer.
+// One run of `length` output values, kBlock vectors at a time. Intermediate rows are padded, so whole blocks may be read;
+// a partial last block is written through a small buffer.
 template <Store dtype, class Taps>
 static void run_of(const Finish& finish, const Taps& taps, const float* scale, const float* bias, int64_t length,
                    char* to) {
+    constexpr int64_t kValues = kBlock * kLanes;
     const vfloat low = broadcast(finish.low), high = broadcast(finish.high);
-    vfloat sums[kBlock];
-    auto finished = [&](int i, int64_t e) {
-        vfloat v = sums[i] < low ? low : sums[i];
-        v = v > high ? high : v;
-        return multiply_add(v, load<vfloat>(scale + e), load<vfloat>(bias + e));
+    const auto block = [&](int64_t e, char* here) {
+        vfloat sums[kBlock];
+        taps.sum(e, sums);
+        for (int i = 0; i < kBlock; ++i) {
+            vfloat v = sums[i] < low ? low : sums[i];
+            v = v > high ? high : v;
+            const int64_t lane = e + i * kLanes;
+            store_as<dtype>(here, i * kLanes, multiply_add(v, load<vfloat>(scale + lane), load<vfloat>(bias + lane)));
+        }
     };
     int64_t e = 0;
-    for (; e + kBlock * kLanes <= length; e += kBlock * kLanes) {
-        taps.template sum<kBlock>(e, sums);
-        for (int i = 0; i < kBlock; ++i) store_as<dtype>(to, e + i * kLanes, finished(i, e + i * kLanes));
-    }
-    for (; e < length; e += kLanes) {
-        taps.template sum<1>(e, sums);
-        const vfloat value = finished(0, e);
-        if (e + kLanes <= length) {
-            store_as<dtype>(to, e, value);
-        } else {
-            char last[4 * kLanes];
-            store_as<dtype>(last, 0, value);
-            memcpy(to + e * kStoreBytes[(int)dtype], last, (length - e) * kStoreBytes[(int)dtype]);
-        }
-    }
+    for (; e + kValues <= length; e += kValues) block(e, to + e * kStoreBytes[(int)dtype]);
+    if (e == length) return;
+    char last[4 * kValues];
+    block(e, last);
+    memcpy(to + e * kStoreBytes[(int)dtype], last, (length - e) * kStoreBytes[(int)dtype]);
+}
+
+// Bytes in, bytes out: nothing is clamped or scaled.
+static void run_of_bytes(const FixedTaps& taps, int64_t length, char* to) {
+    constexpr int64_t kValues = kBlock * kLanes;
+    int64_t e = 0;
+    for (; e + kValues <= length; e += kValues) taps.bytes(e, reinterpret_cast<uint8_t*>(to) + e);
+    if (e == length) return;
+    uint8_t last[kValues];
+    taps.bytes(e, last);
+    memcpy(to + e, last, length - e);
 }
 
 template <class Taps>
@@ -517,7 +572,7 @@ static void vertical(const Plan& plan, const Taps& taps, const float* scale, con
         case Store::kFloat32: return run_of<Store::kFloat32>(plan.finish, taps, scale, bias, length, to);
         case Store::kFloat16: return run_of<Store::kFloat16>(plan.finish, taps, scale, bias, length, to);
         case Store::kBfloat16: return run_of<Store::kBfloat16>(plan.finish, taps, scale, bias, length, to);
-        case Store::kUint8: return run_of<Store::kUint8>(plan.finish, taps, scale, bias, length, to);
+        case Store::kUint8: break;  // only of bytes
     }
 }
 
@@ -636,7 +691,10 @@ static void band(const Job& job, const Plan& plan, int64_t index, int64_t y0, in
                        (index * out.stride_n + c * out.stride_c + y * out.stride_h) * stored;
             if (plan.quantize) {
                 const FixedTaps taps{reinterpret_cast<const uint8_t* const*>(rows), packed_y, count, at};
-                vertical(plan, taps, scale + at, bias + at, run, to);
+                if (out.dtype == Store::kUint8)
+                    run_of_bytes(taps, run, to);
+                else
+                    vertical(plan, taps, scale + at, bias + at, run, to);
             } else {
                 const float* weight = static_cast<const float*>(job.y.weights) + y * job.y.taps;
                 const FloatTaps taps{reinterpret_cast<const float* const*>(rows), weight, count, at};
