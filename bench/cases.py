@@ -1,0 +1,54 @@
+"""The registry of benchmark cases: what is timed, where the shape comes from, what it must at least move.
+
+A module of cases offers ``cases(device) -> list[Case]`` and is named in MODULES; that is all it takes to be run by
+``python bench/run.py``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+MODULES = ("resize_cases", "frechet_cases")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape of one operation.
+
+    Attributes:
+        op: the operation, e.g. "resize_normalize".
+        name: the shape in words; unique within an operation.
+        origin: where the shape comes from (a protocol, a workload, a paper).
+        gate: the test that must be green before anything is timed, as pytest takes it.
+        items: how many images (matrices, …) one call handles; times are reported per item.
+        bytes: least that one call reads and writes, in bytes: the floor of a memory-bound operation.
+        flops: least floating-point operations of one call; 0 where memory is the floor.
+        dtype: of the result.
+        threads: CPU threads used by all variants, unless their name says otherwise.
+        variants: name → a call that returns its result; the first is fastfid's, the others are baselines.
+        bounds: name → largest absolute difference from the first variant's result that is accepted; a variant that
+            computes something else on purpose (torch's 8-bit path, say) has an entry that says how far off it is.
+        missing: baselines that can't run here → why.
+    """
+
+    op: str
+    name: str
+    origin: str
+    gate: str
+    items: int
+    bytes: int
+    flops: int
+    dtype: str
+    threads: int
+    variants: Mapping[str, Callable[[], object]]
+    bounds: Mapping[str, float] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+def load(device: torch.device) -> list[Case]:
+    """All cases that make sense on a device."""
+    return [case for module in MODULES for case in importlib.import_module(module).cases(device)]

@@ -1,0 +1,91 @@
+"""Timing that can be trusted: warmed, interleaved, reported as quantiles; on a GPU with a cold L2 cache.
+
+Variants take turns within every round, so that a change of clock or a busy neighbour meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+Run = Callable[[], object]
+WARM_UP_S = 0.05
+L2_BYTES = 256 << 20  # written between GPU runs; several times the largest L2
+
+
+@dataclass(frozen=True)
+class Times:
+    """Quantiles of one variant, in milliseconds per call."""
+
+    p20: float
+    p50: float
+    p80: float
+    rounds: int
+
+
+def _quantiles(samples: list[float]) -> Times:
+    ordered = sorted(samples)
+
+    def at(share: float) -> float:
+        return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+
+    return Times(at(0.2), statistics.median(ordered), at(0.8), len(ordered))
+
+
+def interleaved(
+    runs: Mapping[str, Run], device: torch.device, *, seconds: float, least_rounds: int = 7
+) -> dict[str, Times]:
+    """Time all variants in turns until ``seconds`` have passed and ``least_rounds`` are done."""
+    once = _on_gpu(device) if device.type == "cuda" else _on_cpu
+    for run in runs.values():
+        begin = time.perf_counter()
+        run()
+        while time.perf_counter() - begin < WARM_UP_S:
+            run()
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    begin, rounds = time.perf_counter(), 0
+    while rounds < least_rounds or time.perf_counter() - begin < seconds:
+        for name, run in runs.items():
+            samples[name].append(once(run))
+        rounds += 1
+    return {name: _quantiles(values) for name, values in samples.items()}
+
+
+def _on_cpu(run: Run) -> float:
+    begin = time.perf_counter()
+    run()
+    return (time.perf_counter() - begin) * 1e3
+
+
+def _on_gpu(device: torch.device) -> Callable[[Run], float]:
+    """GPU time between two events around one call, after the L2 cache was filled with something else."""
+    other = torch.empty(L2_BYTES, dtype=torch.uint8, device=device)
+
+    def once(run: Run) -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        other.zero_()  # keeps the GPU busy while the host enqueues, so that no event times the host
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end))
+
+    return once
+
+
+def copy_bandwidth(device: torch.device, threads: int = 1) -> float:
+    """Bytes per second that a large copy reads and writes together: the roof of anything that is bound by memory."""
+    count = (1 << 30) if device.type == "cuda" else (1 << 27)
+    source = torch.ones(count, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        times = interleaved({"copy": lambda: target.copy_(source)}, device, seconds=0.5)
+    finally:
+        torch.set_num_threads(before)
+    return 2 * count / (times["copy"].p50 * 1e-3)
