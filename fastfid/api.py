@@ -439,7 +439,7 @@ class _Job:
             "tap": self.protocol.tap if self.custom is None else None,
             "weights": weights.label if weights else None,
             "weights_sha256": weights.sha256 if weights else None,
-            "metric": _metric_name(self.extractor, self.protocol.tap),
+            "metric": self.extractor.metric,
             "precision": self.precision,
             "source": opened.description,
             "n": n,
@@ -492,13 +492,6 @@ def _require_equal(side: _Side, key: str, facts: Mapping[str, Any], theirs: Any,
             f"{side.role}={side.info.description!r} was made with {key} {facts.get(key)!r}, this comparison uses "
             f"{name!r}; make the statistics again with that {key}, or compare under the one they were made with"
         )
-
-
-def _metric_name(extractor: Extractor, tap: str) -> str:
-    """ "fid" is kept for the published weights; anything else is a Fréchet distance, "fd"."""
-    if extractor.official:
-        return {"2048": "fid", "spatial": "sfid"}.get(tap, f"fid-{tap}")
-    return "fd-random" if extractor.weights is not None and extractor.weights.label.startswith("random") else "fd"
 
 
 def _device(asked: str | torch.device) -> torch.device:

@@ -76,12 +76,12 @@ def test_the_inception_extractor_describes_itself(random_fid: Extractor) -> None
 @pytest.mark.parametrize(
     ("tap", "precision", "official", "metric"),
     [
-        ("2048", "fp32", True, "FID"),
-        ("spatial", "fp32", True, "sFID"),
-        ("64", "fp32", True, "FID (tap 64)"),
-        ("2048", "bf16", True, "FID (bf16)"),
-        ("2048", "fp32", False, "Fréchet distance"),
-        ("spatial", "bf16", False, "Fréchet distance (bf16)"),
+        ("2048", "fp32", True, "fid"),
+        ("spatial", "fp32", True, "sfid"),
+        ("64", "fp32", True, "fid-64"),
+        ("2048", "bf16", True, "fid-bf16"),
+        ("2048", "fp32", False, "fd"),
+        ("spatial", "bf16", False, "fd-bf16"),
     ],
 )
 def test_only_the_published_weights_make_a_fid(
@@ -194,7 +194,7 @@ def test_modes_come_back_after_an_error(net: Net) -> None:
 
 def test_a_module_describes_itself(net: Net, x: Tensor) -> None:
     made = as_extractor(net)
-    assert (made.name, made.dim, made.official, made.metric) == ("Net", None, False, "Fréchet distance")
+    assert (made.name, made.dim, made.official, made.metric) == ("Net", None, False, "fd")
     assert made.weights is not None
     assert made.weights.sha256 == state_sha256(net.state_dict())
     assert made.weights.origin == "module"

@@ -58,19 +58,20 @@ def test_every_public_name_resolves() -> None:
 
 # A room may import from rooms with a larger number. Private rooms at the bottom serve all.
 LEVEL = {
-    "cli": 0, "__main__": 0, "report": 0, "demo": 0,
+    "cli": 0, "__main__": 0, "report": 0, "demo": 0.5,
     "api": 1,
     "pipeline": 2,
     "protocols": 3,
     "sources": 4, "extractors": 4,
     "distance": 5,
+    "loss": 5,
     "gaussian": 5.5,
     "moments": 6, "linalg": 7, "resample": 6,
     "_dispatch": 8,
     "kernels": 9, "_native": 9, "reference": 9,
     "_checks": 10, "_atomic": 10, "_progress": 10, "errors": 11,
 }  # fmt: skip
-SIDEWAYS = {("cli", "report"), ("cli", "demo"), ("__main__", "cli"), ("demo", "report")}
+SIDEWAYS = {("cli", "report"), ("cli", "demo"), ("__main__", "cli")}
 
 
 def imported_rooms(path: Path) -> set[str]:

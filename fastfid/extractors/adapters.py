@@ -32,8 +32,8 @@ class Extractor:
         taps: the places whose features it gives, in order; one empty name where there is only the output.
         weights: where the parameters are from, or None where that is not known.
         official: whether these are the published FID weights.
-        metric: what a Fréchet distance between its features may be called: "FID", "sFID", "FID (tap 64)" with the
-            published weights, "Fréchet distance" otherwise; "(bf16)" is added where it applies.
+        metric: the short name of a Fréchet distance between its features: "fid", "sfid", "fid-64", … with the published
+            weights, "fd-random" with random ones, else "fd"; "-bf16" is added where it applies.
         device: where images must be, and where features will be.
         precision: dtype of the computation as a name, "" where the network is the caller's own.
         memory_format: the layout of images that costs no conversion.
@@ -56,7 +56,7 @@ class Extractor:
         self._compute, self._remake, self._dims = compute, remake, list(dims)
         self.name, self.device, self.taps, self.weights, self.precision = name, device, taps, weights, precision
         self.official = weights is not None and weights.official
-        self.metric = _metric(self.official, taps[0], precision)
+        self.metric = _metric(weights, taps[0], precision)
 
     @property
     def dim(self) -> int | None:
@@ -321,13 +321,12 @@ def _features(made: Any, count: int, name: str) -> Tensor:
     return values.detach() if values.dtype in (torch.float32, torch.float64) else values.detach().float()
 
 
-def _metric(official: bool, tap: str, precision: str) -> str:
-    """What the distance may be called."""
-    suffix = f" ({precision})" if precision not in ("", "fp32") else ""
-    if not official:
-        return f"Fréchet distance{suffix}"
-    names = {"2048": "FID", "spatial": "sFID"}
-    return names.get(tap, f"FID (tap {tap})") + suffix
+def _metric(weights: WeightsInfo | None, tap: str, precision: str) -> str:
+    """The short name of a Fréchet distance between such features; only the published weights make it a FID."""
+    suffix = "" if precision in ("", "fp32") else f"-{precision}"
+    if weights is not None and weights.official:
+        return {"2048": "fid", "spatial": "sfid"}.get(tap, f"fid-{tap}") + suffix
+    return ("fd-random" if weights is not None and weights.origin == "random" else "fd") + suffix
 
 
 def _device(device: str | torch.device) -> torch.device:

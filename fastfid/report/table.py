@@ -13,7 +13,7 @@ from fastfid.demo.run import Demo
 from fastfid.protocols import Protocol
 from fastfid.report.plot import Curve
 
-TITLES = {
+_TITLES = {
     "fid": "FID",
     "sfid": "sFID",
     "fd": "Fréchet distance (not FID: not the published Inception weights)",
@@ -21,11 +21,18 @@ TITLES = {
 }
 
 
+def title(metric: str) -> str:
+    """A metric's short name in words: "fid-64" is "FID (tap 64)", "fid-bf16" "FID (network in bf16)"."""
+    if metric in _TITLES:
+        return _TITLES[metric]
+    base, _, variant = metric.rpartition("-")
+    return f"{title(base)} (network in bf16)" if variant == "bf16" else f"{title(base)} (tap {variant})"
+
+
 def result_table(result: FIDResult) -> RenderableType:
     """The value with its enclosure on the first line, then what it was measured with."""
     run = result.run
-    title = TITLES.get(run.metric, run.metric.upper())
-    head = Text.assemble((f"{title}  ", "bold"), (f"{result.value:.6f}", "bold green"))
+    head = Text.assemble((f"{title(run.metric)}  ", "bold"), (f"{result.value:.6f}", "bold green"))
     head.append(f"   exact value within −{result.value - result.lower:.1e} … +{result.upper - result.value:.1e}")
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -82,8 +89,7 @@ def protocols_table(protocols: Iterable[Protocol]) -> RenderableType:
 def demo_table(demo: Demo) -> RenderableType:
     """Distance from the reference at every level of every disturbance, and whether it grew throughout."""
     first = demo.series[0].results[0]
-    title = TITLES.get(first.run.metric, first.run.metric)
-    table = Table(title=f"{title} from the reference, level by level", title_justify="left")
+    table = Table(title=f"{title(first.run.metric)} from the reference, level by level", title_justify="left")
     table.add_column("disturbance (level)", no_wrap=True)
     for heading in ("none", "weak", "medium", "strong"):
         table.add_column(heading, justify="right")
@@ -104,7 +110,7 @@ def demo_title(demo: Demo) -> str:
     first = demo.series[0].results[0]
     run = first.run
     counts = f"{run.gen.n} images a set, {run.ref.n} in the reference"
-    return f"{TITLES.get(run.metric, run.metric)}: {run.extractor}, {run.weights}, {counts}"
+    return f"{title(run.metric)}: {run.extractor}, {run.weights}, {counts}"
 
 
 def demo_curves(demo: Demo) -> list[Curve]:

@@ -13,6 +13,7 @@ from fastfid.cli import main
 from fastfid.demo.disturbances import DISTURBANCES
 from fastfid.demo.run import Series
 from fastfid.distance import FrechetResult
+from fastfid.report.table import title
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +62,19 @@ def test_verdict(values: tuple[float, ...], grows: bool) -> None:
         return FrechetResult(value, **fields)
 
     assert Series(DISTURBANCES[0], tuple(map(result, values))).grows is grows  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("fid", "FID"),
+        ("sfid", "sFID"),
+        ("fid-64", "FID (tap 64)"),
+        ("fid-logits", "FID (tap logits)"),
+        ("fid-bf16", "FID (network in bf16)"),
+        ("fid-64-bf16", "FID (tap 64) (network in bf16)"),
+        ("fd-random-bf16", "Fréchet distance under a random network (not FID) (network in bf16)"),
+    ],
+)
+def test_titles(metric: str, words: str) -> None:
+    assert title(metric) == words
