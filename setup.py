@@ -32,7 +32,7 @@ SIMD_LEVELS = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     SIMD_LEVELS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
     SIMD_LEVELS["avx512"] = [
-        *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"),
+        *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma", "-mf16c"),
         "-mprefer-vector-width=512",
     ]
 

@@ -86,16 +86,16 @@ static inline vfloat multiply_add(vfloat a, vfloat b, vfloat c) {
 #endif
 }
 
-// Per 32-bit lane: low16(a)·low16(b) + high16(a)·high16(b), signed.
-static inline vint multiply_add_pairs(vint a, vint b) {
-#if defined(__AVX512F__)
-    return (vint)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+// sum + low16(a)·low16(b) + high16(a)·high16(b) per 32-bit lane, signed.
+static inline vint add_pairs(vint sum, vint a, vint b) {
+#if defined(__AVX512VNNI__)
+    return (vint)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
 #elif defined(__AVX2__)
-    return (vint)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+    return sum + (vint)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #elif defined(__SSE2__)
-    return (vint)_mm_madd_epi16((__m128i)a, (__m128i)b);
+    return sum + (vint)_mm_madd_epi16((__m128i)a, (__m128i)b);
 #else
-    return ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
+    return sum + ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
 #endif
 }
 
@@ -408,8 +408,8 @@ static void horizontal_fixed(const Axis& axis, const Packed* packed, int64_t pai
             const vint wh = broadcast(weight[k].high), wl = broadcast(weight[k].low);
             for (int c = 0; c < C; ++c) {
                 const vint p = load<vint>(at + c * from.channel * kRows);
-                high[c] += multiply_add_pairs(p, wh);
-                low[c] += multiply_add_pairs(p, wl);
+                high[c] = add_pairs(high[c], p, wh);
+                low[c] = add_pairs(low[c], p, wl);
             }
         }
         for (int c = 0; c < C; ++c)
@@ -510,8 +510,8 @@ struct FixedTaps {
             p[2] = (vint)unpack_low(right, zero), p[3] = (vint)unpack_high(right, zero);
 #endif
             for (int i = 0; i < kBlock; ++i) {
-                high[i] += multiply_add_pairs(p[i], wh);
-                low[i] += multiply_add_pairs(p[i], wl);
+                high[i] = add_pairs(high[i], p[i], wh);
+                low[i] = add_pairs(low[i], p[i], wl);
             }
         }
         for (int i = 0; i < kBlock; ++i) high[i] = shift_sum(high[i], low[i]);
