@@ -1,10 +1,12 @@
 """Timing that can be trusted: warmed, interleaved, reported as quantiles; on a GPU with a cold L2 cache.
 
-Variants take turns within every round, so that a change of clock or a busy neighbour meets all of them alike.
+Variants take turns within every round, in an order that is shuffled anew each time, so that a change of clock, a busy
+neighbour or the caches that the one before leaves behind meet all of them alike.
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -47,10 +49,13 @@ def interleaved(
         while time.perf_counter() - begin < WARM_UP_S:
             run()
     samples: dict[str, list[float]] = {name: [] for name in runs}
+    shuffle = random.Random(0)
     begin, rounds = time.perf_counter(), 0
     while rounds < least_rounds or time.perf_counter() - begin < seconds:
-        for name, run in runs.items():
-            samples[name].append(once(run))
+        order = list(runs)
+        shuffle.shuffle(order)
+        for name in order:
+            samples[name].append(once(runs[name]))
         rounds += 1
     return {name: _quantiles(values) for name, values in samples.items()}
 
