@@ -385,6 +385,5 @@ def _shifted_mean(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _mirror(matrix: torch.Tensor) -> torch.Tensor:
-    """A copy whose upper triangle equals its lower one."""
-    lower = torch.tril(matrix)
-    return lower + torch.tril(matrix, -1).T
+    """A copy that is exactly symmetric: the mean of both triangles."""
+    return (matrix + matrix.T).mul_(0.5)

@@ -37,6 +37,7 @@ class Factor(NamedTuple):
         trace_rounding: largest |trace − tr(F Fᵀ)|.
         note: what a caller should know, or None.
         rounding: ‖error of f‖_F, where f is not the definition of the pair but computed from samples.
+        triangular: whether f is lower triangular.
     """
 
     f: torch.Tensor
@@ -45,6 +46,7 @@ class Factor(NamedTuple):
     trace_rounding: float
     note: str | None = None
     rounding: float = 0.0
+    triangular: bool = False
 
     @property
     def rank(self) -> int:
@@ -58,12 +60,16 @@ def exponent_of(scale: float) -> int:
 
 
 def scaled(matrix: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """(Σ / 4ᵏ, 2ᵏ) with max|Σ| / 4ᵏ between 1 and 4; exact unless entries fall below the range of float64."""
-    largest = float(matrix.abs().max())
+    """(Σ / 4ᵏ, 2ᵏ) with the largest diagonal element, which is max|Σ|, between 1 and 4 afterwards.
+
+    Exact unless entries fall below the range of float64.
+    """
+    largest = float(matrix.diagonal().abs().max())
     if 0.25 <= largest <= 4.0:
         return matrix, 1.0
-    root = math.ldexp(1.0, exponent_of(largest))
-    return (matrix / root) / root, root
+    k = exponent_of(largest)
+    root = math.ldexp(1.0, k)
+    return (matrix * math.ldexp(1.0, -2 * k) if abs(k) < 500 else (matrix / root) / root), root
 
 
 def factor(sigma: torch.Tensor, argument: str) -> Factor:
@@ -83,8 +89,9 @@ def factor(sigma: torch.Tensor, argument: str) -> Factor:
     matrix, root = scaled(sigma)
     trace = math.fsum(matrix.diagonal().tolist())
     cholesky, info = torch.linalg.cholesky_ex(matrix)
-    if int(info) == 0 and _smallest_eigenvalue(cholesky) > _CLEAR * matrix.shape[0] * EPS * _norm_bound(matrix):
-        return Factor(cholesky, root, trace, product_rounding(matrix.shape[0]) * trace)
+    norm = float(torch.linalg.matrix_norm(matrix))
+    if int(info) == 0 and _smallest_eigenvalue(cholesky) > _CLEAR * matrix.shape[0] * EPS * norm:
+        return Factor(cholesky, root, trace, product_rounding(matrix.shape[0]) * trace, triangular=True)
     values, vectors = torch.linalg.eigh(matrix)
     return _truncated(values, vectors, root, trace, argument)
 
@@ -133,11 +140,6 @@ def _truncated(values: torch.Tensor, vectors: torch.Tensor, root: float, trace: 
     kept = math.fsum(f.square().sum(dim=0).tolist())
     rounding = abs(trace - kept) + product_rounding(d) * kept
     return Factor(f, root, kept if note else trace, rounding, note)
-
-
-def _norm_bound(matrix: torch.Tensor) -> float:
-    """An upper bound of λmax of a symmetric matrix."""
-    return min(float(torch.linalg.matrix_norm(matrix)), float(matrix.abs().sum(dim=0).max()))
 
 
 def _smallest_eigenvalue(cholesky: torch.Tensor) -> float:

@@ -6,6 +6,7 @@ memory with it and is only read.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,8 @@ def real_tensor(value: Any, argument: str) -> torch.Tensor:
             raise TypeError(f"{argument}: {type(value).__name__} of dtype {array.dtype}; accepted: real numbers")
         array = np.ascontiguousarray(array, dtype=np.float64).reshape(array.shape)
         tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    if math.isfinite(float(tensor.sum())):  # one pass; a sum that overflows only costs the closer look
+        return tensor
     finite = torch.isfinite(tensor)
     if not bool(finite.all()):
         bad = tuple(int(i) for i in (~finite).nonzero()[0])

@@ -13,6 +13,7 @@ its own estimate hands over to the next, and the notes say so: newton-schulz →
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -22,6 +23,9 @@ from fastfid.linalg import nuclear
 from fastfid.linalg.enclosure import Enclosure, product_rounding
 from fastfid.linalg.factors import Factor
 from fastfid.linalg.iteration import PolarIterate
+
+_BLOCKED = 512
+"""From this size on the product skips the zeros of a triangular factor by block rows: 5/8 of the work."""
 
 METHODS = ("auto", "eigvalsh", "newton-schulz", "low-rank", "svd")
 
@@ -39,7 +43,13 @@ def product_of_factors(f1: Factor, f2: Factor) -> tuple[torch.Tensor, float]:
     """(M = F₁ᵀF₂, how far M in memory is from the exact product, in the Frobenius norm), both without the scales."""
     norms = (math.sqrt(f1.trace), math.sqrt(f2.trace))
     rounding = product_rounding(f1.f.shape[0]) * norms[0] * norms[1] + f1.rounding * norms[1] + f2.rounding * norms[0]
-    return f1.f.T @ f2.f, rounding
+    if not f1.triangular or f1.rank < _BLOCKED:
+        return f1.f.T @ f2.f, rounding
+    m = torch.empty(f1.rank, f2.rank, dtype=f1.f.dtype, device=f1.f.device)
+    edges = [f1.rank * i // 4 for i in range(5)]
+    for start, end in itertools.pairwise(edges):  # what stands above the block's first row of F₁ is zero
+        torch.mm(f1.f[start:, start:end].T, f2.f[start:], out=m[start:end])
+    return m, rounding
 
 
 def _ordered(f1: Factor, f2: Factor) -> tuple[Factor, Factor]:
