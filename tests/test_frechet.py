@@ -387,6 +387,17 @@ def test_wide_enclosures_hand_over() -> None:
     assert "newton-schulz handed over" in polar.notes[0]
 
 
+def test_a_solver_that_breaks_down_hands_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr("fastfid.linalg.nuclear.by_eigenvalues", fail)
+    got = fastfid.frechet(*GOOD)
+    assert got.method == "svd"
+    assert "broke down and handed over to svd: did not converge" in got.notes[0]
+    tol.check(got, 3 * (math.sqrt(2) - 1) ** 2, relative=1e-14)
+
+
 def test_certified_interval_is_tight() -> None:
     f1, f2 = spectra.pair("logarithmic to 1e-5", 64)
     given = (np.zeros(64), spectra.covariance(f1), np.zeros(64), spectra.covariance(f2))

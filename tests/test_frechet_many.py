@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 
 import numpy as np
@@ -162,6 +163,15 @@ def test_the_reference_factor_is_made_once(rng: Rng, monkeypatch: pytest.MonkeyP
     assert calls.count("sigma") == 1
 
 
+def test_the_reference_survives_pickling_with_its_factor(rng: Rng) -> None:
+    reference = fastfid.FrechetReference(np.zeros(6), np.diag(np.arange(1.0, 7)))
+    candidate = (np.ones(6), np.eye(6))
+    want = float(fastfid.frechet_many(reference, [candidate])[0])
+    back = pickle.loads(pickle.dumps(reference))
+    assert "factor" in vars(back)
+    assert float(fastfid.frechet_many(back, [candidate])[0]) == want
+
+
 def test_many_names_the_candidate() -> None:
     reference = fastfid.FrechetReference(np.zeros(2), np.eye(2))
     good = (np.zeros(2), np.eye(2) * 2)
@@ -198,6 +208,11 @@ def test_on_the_gpu(rng: Rng) -> None:
     assert abs(first - want) <= 1e-8 * want.trace_root
     assert first.upper - first.lower <= 2.1e-8 * want.trace_root
     assert float(first) == float(fastfid.frechet(zero, on_gpu[0], one, on_gpu[1]))
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    large = torch.eye(1024, dtype=torch.float64).cuda()
+    fastfid.frechet(torch.zeros(1024).cuda(), large * 2, torch.zeros(1024).cuda(), large)
+    assert torch.cuda.max_memory_allocated() - before <= (8 + 2) * 8 * 1024**2 * 1.1  # eight, and the two given
     many = fastfid.frechet_many(fastfid.FrechetReference(zero, on_gpu[0]), [(one, s) for s in on_gpu])
     assert abs(many[1] - want) <= 1e-8 * want.trace_root
     assert float(many[0]) == d

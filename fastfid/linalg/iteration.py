@@ -209,16 +209,16 @@ def _bounds(
     """The two-sided bound of the module docstring, per matrix."""
     p, q = m.shape[-2:]
     n = u.mT @ m
-    h = (n + n.mT) / 2
     trace = n.diagonal(dim1=-2, dim2=-1).sum(-1)
     norm_u, norm_m, norm_n = (torch.linalg.matrix_norm(part) for part in (u, m, n))
     left = torch.linalg.matrix_norm(torch.baddbmm(m, u, n, alpha=-1.0))
     outside = left + product_rounding(q) * norm_u * norm_n + 2 * UNIT * norm_m + rounding
     delta = 4 * product_rounding(q) * trace.clamp_min(0.0) + torch.finfo(torch.float64).tiny
-    shifted = h.clone()
-    shifted.diagonal(dim1=-2, dim2=-1).add_(delta[:, None])
-    factor, info = torch.linalg.cholesky_ex(shifted)
-    gap = torch.linalg.solve_triangular(factor, (n - shifted).mT, upper=False)
+    h = (n + n.mT).mul_(0.5)
+    h.diagonal(dim1=-2, dim2=-1).add_(delta[:, None])
+    factor, info = torch.linalg.cholesky_ex(h)
+    gap = torch.linalg.solve_triangular(factor, n.sub_(h).mT, upper=False)
+    h.diagonal(dim1=-2, dim2=-1).sub_(delta[:, None])
     second = (torch.linalg.matrix_norm(gap) * _SOLVE + delta.sqrt() / 2).square() / 2
     upper = spectral * (trace + second) + math.sqrt(q) * outside
     lower = (trace - 2 * product_rounding(p) * norm_u * norm_m) / spectral - math.sqrt(q) * rounding

@@ -73,17 +73,21 @@ def trace_of_root(f1: Factor, f2: Factor, method: str, *, certify: bool, rtol: f
     if m.numel() == 0:
         return RootTrace(Enclosure(0.0, 0.0, 0.0), chosen, 0, ())
     if chosen == "newton-schulz":
-        found = nuclear.by_newton_schulz(m[None], torch.tensor([rounding], device=m.device), rtol)
+        found = nuclear.by_newton_schulz(m[None], torch.tensor([rounding], dtype=torch.float64, device=m.device), rtol)
         if found.tight(min(rtol, nuclear.NS_RTOL)):
             return _from_iterate(found, 0, scale)
         notes.append(wide_note(found, 0, rtol))
         chosen = "svd" if certify else "eigvalsh"
     if chosen == "eigvalsh":
-        bounds, lost = nuclear.by_eigenvalues(m, rounding)
-        note = gram_note(bounds, lost, rtol)
-        if note is None:
-            return RootTrace(bounds.scaled(scale), "eigvalsh", 0, tuple(notes))
-        notes.append(note)
+        try:
+            bounds, lost = nuclear.by_eigenvalues(m, rounding)
+        except torch.linalg.LinAlgError as error:
+            notes.append(f"eigvalsh broke down and handed over to svd: {error}")
+        else:
+            note = gram_note(bounds, lost, rtol)
+            if note is None:
+                return RootTrace(bounds.scaled(scale), "eigvalsh", 0, tuple(notes))
+            notes.append(note)
     return RootTrace(nuclear.by_singular_values(m, rounding).scaled(scale), "svd", 0, tuple(notes))
 
 
