@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fastfid.linalg.factors import Factor, factor, factor_of_rows
-from fastfid.linalg.inputs import covariance, mean_vector
+from fastfid.linalg.inputs import covariance, float64_device, mean_vector
 from fastfid.moments import Moments
 
 
@@ -45,7 +45,7 @@ class FrechetReference:
     ) -> None:
         given = covariance(sigma, names[1])
         wanted = _device_of(sigma) if device is None else torch.device(device)
-        where = _float64_device(wanted)
+        where = float64_device(wanted)
         self.name = names[1]
         self.matrix: torch.Tensor | None = given.matrix.to(where)
         self.rows: torch.Tensor | None = None
@@ -85,7 +85,7 @@ class FrechetReference:
             raise ValueError(f"{name}: {moments.n} samples; a covariance with ddof = {ddof} needs at least {ddof + 1}")
         mean = moments.mean.to(getattr(torch, mean_dtype)).to(torch.float64)
         rows = moments.rows if keep_rows else None
-        where = _float64_device(mean.device if device is None else torch.device(device))
+        where = float64_device(mean.device if device is None else torch.device(device))
         self = cls.__new__(cls)
         self.name, self._notes = name, []
         self.mean = mean.to(where)
@@ -130,8 +130,3 @@ class FrechetReference:
 
 def _device_of(value: Any) -> torch.device:
     return value.device if isinstance(value, torch.Tensor) else torch.device("cpu")
-
-
-def _float64_device(device: torch.device) -> torch.device:
-    """The device itself where it has float64, else the CPU."""
-    return torch.device("cpu") if device.type == "mps" else device

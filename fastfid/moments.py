@@ -32,7 +32,7 @@ import torch
 from numpy.lib.npyio import NpzFile
 
 from fastfid._atomic import replacing
-from fastfid.linalg.inputs import covariance, mean_vector
+from fastfid.linalg.inputs import covariance, float64_device, mean_vector
 
 _FORMAT = 1
 
@@ -76,7 +76,7 @@ class Moments:
         self.n: int | None = 0
         self.metadata: dict[str, Any] = dict(metadata or {})
         self._dim = dim
-        self._device = None if device is None else _float64_device(torch.device(device))
+        self._device = None if device is None else float64_device(torch.device(device))
         self._keep_rows = keep_rows
         self._chunks: list[torch.Tensor] | None = [] if keep_rows else None
         self._mean: torch.Tensor | None = None
@@ -258,7 +258,7 @@ class Moments:
             self.update(rows)
             return
         self._check_dim(other.mean.shape[0], "other")
-        device = self._device or _float64_device(other.mean.device)
+        device = self._device or float64_device(other.mean.device)
         self._device, self._dim = device, other.mean.shape[0]
         mean, scatter = other.mean.to(device), other.scatter.to(device)
         if self.n > 0:
@@ -361,7 +361,7 @@ class Moments:
         if tensor.ndim != 2 or tensor.shape[1] == 0:
             raise ValueError(f"features: shape {list(tensor.shape)}; accepted: [b, d], one row per sample, d ≥ 1")
         self._check_dim(tensor.shape[1], "features")
-        device = self._device or _float64_device(tensor.device)
+        device = self._device or float64_device(tensor.device)
         batch = tensor.detach().to(device=device, dtype=torch.float64, copy=self._chunks is not None)
         finite = torch.isfinite(batch).all(dim=1)
         if not bool(finite.all()):
@@ -372,11 +372,6 @@ class Moments:
 
     def __repr__(self) -> str:
         return f"Moments(n={self.n}, dim={self._dim}, rows={'kept' if self._chunks else 'not kept'})"
-
-
-def _float64_device(device: torch.device) -> torch.device:
-    """The device itself where it has float64, else the CPU."""
-    return torch.device("cpu") if device.type == "mps" else device
 
 
 def _shifted_mean(rows: torch.Tensor) -> torch.Tensor:

@@ -200,6 +200,19 @@ def test_kind_and_dtype_come_back(dtype: torch.dtype, rng: Rng) -> None:
     assert torch.equal(m, before)
 
 
+@pytest.mark.parametrize("power", [-280, -160, 160, 280])
+def test_scaled_to_the_ends_of_float64(power: int, rng: Rng) -> None:
+    m = rng.standard_normal((2, 5, 4))
+    scale = 2.0 ** np.floor(power / np.log10(2))
+    for method in ("svd", "newton-schulz"):
+        plain_bounds = fastfid.nuclear_norm(m, method=method, bounds=True)
+        for got, want in zip(fastfid.nuclear_norm(m * scale, method=method, bounds=True), plain_bounds, strict=True):
+            tol.check(got / scale, want, relative=1e-14)
+        u, h, _ = fastfid.polar(m * scale, method=method)
+        tol.check(u, fastfid.polar(m, method=method).u, relative=1e-13)
+        tol.check(u @ (h / scale), m, relative=1e-13)
+
+
 def test_global_precision_switches_do_not_leak(rng: Rng) -> None:
     m, want = matrix("power law", 64)
     before = torch.get_float32_matmul_precision()

@@ -25,13 +25,18 @@ class Covariance(NamedTuple):
     note: str | None
 
 
+def float64_device(device: torch.device) -> torch.device:
+    """The device itself where it has float64, else the CPU."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def real_tensor(value: Any, argument: str) -> torch.Tensor:
     """Anything array-like and real as a float64 tensor (on the CPU where its device has no float64), all finite."""
     if isinstance(value, torch.Tensor):
         tensor = value.detach()
         if tensor.is_complex():
             raise TypeError(f"{argument}: dtype {tensor.dtype}; accepted: real numbers")
-        tensor = (tensor.cpu() if tensor.device.type == "mps" else tensor).to(torch.float64)
+        tensor = tensor.to(float64_device(tensor.device)).to(torch.float64)
     else:
         array = np.asarray(value)
         if array.dtype.kind not in "fiu":

@@ -153,7 +153,15 @@ class _NuclearNorm(torch.autograd.Function):
 def _iterate(batch: torch.Tensor, *, complete: bool = False) -> PolarIterate:
     """The polar iteration on [B, p, q], with a warning where it stays wider than it aims at."""
     rounding = torch.zeros(batch.shape[0], dtype=batch.dtype, device=batch.device)
-    found = nuclear.by_newton_schulz(batch, rounding, nuclear.NS_RTOL, complete=complete)
+    scale = _powers_of_two(batch)
+    found = nuclear.by_newton_schulz(batch / scale[:, None, None], rounding, nuclear.NS_RTOL, complete=complete)
+    found = found._replace(
+        h=found.h * scale[:, None, None],
+        value=found.value * scale,
+        lower=found.lower * scale,
+        upper=found.upper * scale,
+        excess=found.excess * scale,
+    )
     if not found.tight(nuclear.NS_RTOL):
         width = float(((found.upper - found.lower) / found.value).max())
         warnings.warn(
@@ -164,10 +172,20 @@ def _iterate(batch: torch.Tensor, *, complete: bool = False) -> PolarIterate:
     return found
 
 
+def _powers_of_two(batch: torch.Tensor) -> torch.Tensor:
+    """[B] powers of two near the largest entry of each matrix, so that squares neither overflow nor vanish."""
+    if batch.shape[-1] * batch.shape[-2] == 0:
+        return torch.ones(batch.shape[0], dtype=batch.dtype, device=batch.device)
+    largest = batch.abs().amax(dim=(-2, -1))
+    exponent = torch.frexp(largest).exponent.clamp(-1000, 1000)
+    return torch.ldexp(torch.ones_like(largest), exponent)
+
+
 def _enclose(m: torch.Tensor, method: str) -> tuple[float, float, float]:
     """(value, lower, upper) of one matrix."""
     if method == "svd" or m.numel() == 0:
-        found = nuclear.by_singular_values(m, 0.0)
+        scale = float(_powers_of_two(m[None])[0])
+        found = nuclear.by_singular_values(m / scale, 0.0).scaled(scale)
         return found.value, found.lower, found.upper
     iterate = _iterate(m[None])
     return float(iterate.value), float(iterate.lower), float(iterate.upper)

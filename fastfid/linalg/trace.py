@@ -81,7 +81,7 @@ def trace_of_root(f1: Factor, f2: Factor, method: str, *, certify: bool, rtol: f
     if chosen == "eigvalsh":
         try:
             bounds, lost = nuclear.by_eigenvalues(m, rounding)
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             notes.append(f"eigvalsh broke down and handed over to svd: {error}")
         else:
             note = gram_note(bounds, lost, rtol)
