@@ -36,6 +36,9 @@ from fastfid.linalg.inputs import covariance, float64_device, mean_vector
 
 _FORMAT = 1
 
+_BLOCK_ROWS = 8192
+"""Rows taken into float64 at once, so that a large feature matrix is never held twice."""
+
 
 class Moments:
     """Sample count, mean and scatter matrix of a stream of feature vectors.
@@ -201,17 +204,17 @@ class Moments:
         """
         if self.n is None:
             raise ValueError("features: these statistics came without their number of samples, so none can be added")
-        batch = self._as_batch(features)
-        if batch.shape[0] == 0:
-            return
-        if self._chunks is not None:
+        tensor = self._checked(features)
+        for block in torch.split(tensor, _BLOCK_ROWS) if tensor.shape[0] else ():
+            batch = block.to(device=self._device, dtype=torch.float64, copy=self._chunks is not None)
+            if self._chunks is None:
+                self._add(batch)
+                continue
             self._chunks.append(batch)
             self._mean = None
             self.n += batch.shape[0]
             if self.n > batch.shape[1]:
                 self._fold_rows()
-            return
-        self._add(batch)
 
     def _fold_rows(self) -> None:
         """Let the samples go and keep mean and scatter."""
@@ -352,23 +355,25 @@ class Moments:
         if self._dim is not None and d != self._dim:
             raise ValueError(f"{argument}: {d} features; these Moments have {self._dim}")
 
-    def _as_batch(self, features: object) -> torch.Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(features)) if isinstance(features, np.ndarray) else features
-        if not isinstance(tensor, torch.Tensor):
-            raise TypeError(f"features: {type(features).__name__}; accepted: NumPy array or tensor [b, d]")
-        if not tensor.dtype.is_floating_point:
-            raise TypeError(f"features: dtype {tensor.dtype}; accepted: float16, bfloat16, float32, float64")
+    def _checked(self, features: object) -> torch.Tensor:
+        """The features as a finite floating-point tensor [b, d]; takes d and the device from the first ones."""
+        if isinstance(features, np.ndarray) and features.dtype.kind == "f" and features.dtype.itemsize <= 8:
+            array = np.ascontiguousarray(features, dtype=features.dtype.newbyteorder("="))
+            tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+        elif isinstance(features, torch.Tensor) and features.dtype.is_floating_point:
+            tensor = features.detach()
+        else:
+            kind = getattr(features, "dtype", type(features).__name__)
+            raise TypeError(f"features: {kind}; accepted: NumPy array or tensor of 16, 32 or 64-bit floats, [b, d]")
         if tensor.ndim != 2 or tensor.shape[1] == 0:
             raise ValueError(f"features: shape {list(tensor.shape)}; accepted: [b, d], one row per sample, d ≥ 1")
         self._check_dim(tensor.shape[1], "features")
-        device = self._device or float64_device(tensor.device)
-        batch = tensor.detach().to(device=device, dtype=torch.float64, copy=self._chunks is not None)
-        finite = torch.isfinite(batch).all(dim=1)
+        finite = torch.isfinite(tensor).all(dim=1)
         if not bool(finite.all()):
             row = int((~finite).nonzero()[0, 0])
             raise ValueError(f"features: row {row} of this batch (sample {(self.n or 0) + row}) has NaN or infinity")
-        self._device, self._dim = device, batch.shape[1]
-        return batch
+        self._device, self._dim = self._device or float64_device(tensor.device), tensor.shape[1]
+        return tensor
 
     def __repr__(self) -> str:
         return f"Moments(n={self.n}, dim={self._dim}, rows={'kept' if self._chunks else 'not kept'})"

@@ -119,22 +119,29 @@ def coverage(d: int, count: int, seed: int) -> dict[str, float]:
 
 
 def check_coverage(found: dict[str, float]) -> None:
-    assert np.finfo(np.longdouble).eps < tol.EPS / 1000, "this test needs a long double with more bits than float64"
     assert found["outside"] == 0, found
     assert found["pair, units of (d + 24) eps"] <= tol.BACKWARD, found
 
 
+extended = pytest.mark.skipif(
+    np.finfo(np.longdouble).eps > tol.EPS / 1000, reason="the truth needs a long double with more bits than float64"
+)
+
+
+@extended
 @pytest.mark.parametrize(("d", "count"), [(1, 1600), (2, 2400), (3, 2400), (5, 2400), (8, 1600)])
 def test_enclosure_holds_the_truth(d: int, count: int) -> None:
     check_coverage(coverage(d, count, 0))
 
 
+@extended
 @pytest.mark.slow
 @pytest.mark.parametrize(("d", "count"), [(2, 20_000), (4, 20_000), (8, 20_000), (16, 4000), (32, 1000)])
 def test_enclosure_holds_the_truth_longer(d: int, count: int) -> None:
     check_coverage(coverage(d, count, 1))
 
 
+@extended
 @pytest.mark.parametrize("d", [3, 6])
 def test_enclosure_of_samples_holds_the_truth(d: int) -> None:
     rng = np.random.default_rng(d)

@@ -120,6 +120,20 @@ def test_rows_do_not_share_memory_with_the_input(rng: Rng) -> None:
     tol.check(moments.cov(), want, relative=tol.MOMENTS)
 
 
+def test_blocks_of_a_large_matrix(rng: Rng) -> None:
+    x = features(rng, 20_000, 3).astype(np.float32)
+    tol.check(fastfid.Moments.from_features(x).cov(), np.cov(x.astype(np.float64).T), relative=tol.MOMENTS)
+
+
+def test_read_only_and_big_endian_arrays(rng: Rng) -> None:
+    x = features(rng, 30, 4)
+    want = fastfid.Moments.from_features(x).cov()
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for given in (frozen, x.astype(">f8"), np.asfortranarray(x), np.repeat(x, 2, axis=0)[::2]):
+        assert torch.equal(fastfid.Moments.from_features(given).cov(), want)
+
+
 def test_empty_and_single() -> None:
     empty = fastfid.Moments()
     assert empty.n == 0
@@ -149,11 +163,13 @@ def test_empty_and_single() -> None:
         (np.zeros((2, 5)), ValueError, "5 features; these Moments have 4"),
         (np.zeros((2, 4), dtype=np.int64), TypeError, "int64"),
         (np.zeros((2, 4), dtype=np.complex128), TypeError, "complex"),
+        (np.zeros((2, 4), dtype=object), TypeError, "object"),
+        (torch.zeros(2, 4, dtype=torch.int32), TypeError, "int32"),
         ([[1.0, 2.0, 3.0, 4.0]], TypeError, "list"),
         (np.array([[0.0] * 4, [0.0, np.nan, 0.0, 0.0]]), ValueError, r"row 1 of this batch \(sample 11\)"),
         (np.array([[0.0, -np.inf, 0.0, 0.0]]), ValueError, r"row 0 of this batch \(sample 10\)"),
     ],
-    ids=["flat", "3-d", "other d", "int", "complex", "list", "nan", "inf"],
+    ids=["flat", "3-d", "other d", "int", "complex", "object", "int tensor", "list", "nan", "inf"],
 )
 def test_bad_features_change_nothing(rng: Rng, bad: object, error: type[Exception], message: str) -> None:
     x = features(rng, 10, 4)

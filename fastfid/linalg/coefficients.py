@@ -53,7 +53,7 @@ def minimax_quintic(lower: float, upper: float) -> Quintic:
         ValueError: not such an interval.
 
     Numerics:
-        The four extreme errors agree to 1e-12 of the largest, and the polynomials equal the published ones to 1e-9
+        The four extreme errors agree to 1e-9 of the largest, and the polynomials equal the published ones to 1e-9
         (tests/test_linalg_polar.py::test_minimax_equioscillates, ::test_published_coefficients).
 
     Source: Amsel et al., arXiv:2505.16932, theorem 3.1 and algorithm 3; Remez 1934.

@@ -83,8 +83,9 @@ def factor(sigma: torch.Tensor, argument: str) -> Factor:
         NotPSDError: an eigenvalue below −1e-5 of the largest.
 
     Numerics:
-        ‖Σ − F Fᵀ‖ ≤ d·eps·‖Σ‖ (tests/test_linalg.py::test_factor_backward_error), except where the note says that
-        larger negative eigenvalues were set to zero.
+        ‖Σ − F Fᵀ‖₂ ≤ (d + 24)·eps·‖Σ‖₂: d·eps for what counts as zero, the rest is LAPACK's own
+        (tests/test_linalg.py::test_factor_backward_error); except where the note says that larger negative eigenvalues
+        were set to zero.
     """
     matrix, root = scaled(sigma)
     trace = math.fsum(matrix.diagonal().tolist())

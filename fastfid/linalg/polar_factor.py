@@ -63,7 +63,7 @@ def polar(m: Any, *, method: str = "auto") -> Polar:
 
     Numerics:
         ‖UᵀU − I‖_F and ‖U H − M‖_F / ‖M‖_F ≤ 10 d eps by both methods at condition numbers up to 1e12
-        (tests/test_linalg_polar.py::test_polar_properties).
+        (tests/test_linalg_polar.py::test_polar_properties, ::test_polar_of_ill_conditioned).
 
     Source: arXiv:2505.16932 and fastfid.linalg.iteration.
     """
@@ -99,7 +99,7 @@ def nuclear_norm(m: Any, *, method: str = "auto", bounds: bool = False) -> Any:
         ValueError: as ``polar``.
 
     Numerics:
-        Relative error ≤ 1e-12 by svd and ≤ 1e-10 by newton-schulz over ten spectra, and the bounds hold the truth
+        Relative error ≤ 1e-10 by both methods over ten spectra, and the bounds hold the truth
         (tests/test_linalg_polar.py::test_nuclear_norm_spectra). The gradient is U on the row space and zero elsewhere.
 
     Source: Watson, Linear Algebra Appl. 170 (1992) 33-45, doi:10.1016/0024-3795(92)90407-2.

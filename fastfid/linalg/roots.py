@@ -64,8 +64,8 @@ def sqrtm(a: Any, b: Any = None) -> Any:
         NumericalWarning: a general matrix so ill-conditioned that the residual exceeds 1e-11.
 
     Numerics:
-        ‖X² − A‖_F ≤ 10 d eps ‖X‖_F² for symmetric input and products, ≤ 1e-12 ‖A‖_F for well-conditioned general input
-        (tests/test_linalg_roots.py).
+        ‖X² − A‖_F ≤ 10 d eps ‖X‖_F² for symmetric input, ‖X² − AB‖₂ ≤ 10 (d + 24) eps ‖A‖₂‖B‖₂ for products and
+        ≤ 1e-12 ‖A‖_F for well-conditioned general input (tests/test_linalg_roots.py).
 
     Source: Higham, *Functions of Matrices* (SIAM 2008), chapter 6; in place of ``scipy.linalg.sqrtm``.
     """
