@@ -31,7 +31,7 @@ module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 print(module.build_info())
 assert module.build_info()["cuda"]
-job = ctypes.create_string_buffer(128)
+job = ctypes.create_string_buffer(17 * 8)
 try:
     module.resample_cuda(
         0, ctypes.addressof(job), 0, 1, 3, 0, False, 0, (8, 8, 192, 1, 24, 3), 0, (1.0,) * 3, (0.0,) * 3, 0.0, 1.0, 0, 0

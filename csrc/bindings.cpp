@@ -58,7 +58,7 @@ std::array<int64_t, 6> six(const py::sequence& values) {
 
 PYBIND11_MODULE(_C, module) {
     module.doc() = "Compiled core of fastfid; reach it through fastfid._native.";
-    module.attr("interface") = 2;  // fastfid/_native.py refuses a module built from other sources
+    module.attr("interface") = 3;  // fastfid/_native.py refuses a module built from other sources
     module.def("build_info", &build_info, "What this module was built with, and the CPU levels that run here.");
     module.def(
         "resample_cpu",

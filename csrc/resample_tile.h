@@ -57,16 +57,14 @@ struct SumOf<true> {
 FASTFID_BOTH float multiply_add(float weight, float pixel, float sum) { return fmaf(weight, pixel, sum); }
 FASTFID_BOTH int32_t multiply_add(int32_t weight, int32_t pixel, int32_t sum) { return weight * pixel + sum; }
 
-// Aligned word `index` of the bytes [begin, end) that follow `aligned`, 0 where it holds none of them. GPU allocations
-// consist of whole words, so there it is read as a word; on the CPU bytes outside [begin, end) are not touched.
-FASTFID_BOTH uint32_t word_of(const uint8_t* aligned, int index, int begin, int end) {
+// Aligned word `index` of the bytes below `end` that follow `aligned`, 0 where it holds none of them.
+FASTFID_BOTH uint32_t word_of(const uint8_t* aligned, int index, int end) {
     if (4 * index >= end) return 0u;
 #if defined(__CUDA_ARCH__)
     return __ldg(reinterpret_cast<const uint32_t*>(aligned) + index);
 #else
-    uint32_t word = 0;
-    for (int i = 4 * index; i < 4 * index + 4; ++i)
-        if (i >= begin && i < end) word |= static_cast<uint32_t>(aligned[i]) << (8 * (i & 3));
+    uint32_t word;
+    memcpy(&word, aligned + 4 * static_cast<int64_t>(index), 4);
     return word;
 #endif
 }
@@ -182,13 +180,16 @@ struct Tile : TileShape<C> {
         for (int begin = thread / S::kWidth; begin < set.count; begin += kBatch * S::kStep) {
             Sum sum[kBatch][C];
             const P* row[kBatch];
+            bool words = packed;  // whole words may be read: they end inside the image's memory
             for (int i = 0; i < kBatch; ++i) {
                 const int slot = begin + i * S::kStep;
                 const int64_t y = source_row(job, place, set, slot < set.count ? slot : set.count - 1);
                 row[i] = static_cast<const P*>(job.data) + y * job.stride_h + first * job.stride_w;
+                words = words &&
+                        reinterpret_cast<const char*>(row[i] + count * C) + 3 <= static_cast<const char*>(job.end);
                 for (int c = 0; c < C; ++c) sum[i][c] = half();
             }
-            if (packed) {
+            if (words) {
                 packed_taps(reinterpret_cast<const uint8_t* const*>(row), count, weight, sum);
             } else {
                 FASTFID_KEEP_LOOP
@@ -211,7 +212,7 @@ struct Tile : TileShape<C> {
         uint32_t carried[kBatch];
         for (int i = 0; i < kBatch; ++i) {
             const int skipped = static_cast<int>(reinterpret_cast<uintptr_t>(row[i]) & 3);
-            carried[i] = word_of(row[i] - skipped, 0, skipped, skipped + count * C);
+            carried[i] = word_of(row[i] - skipped, 0, skipped + count * C);
         }
         FASTFID_KEEP_LOOP
         for (int k = 0; k < count; k += 4, weight += 4) {
@@ -220,8 +221,7 @@ struct Tile : TileShape<C> {
             for (int i = 0; i < kBatch; ++i) {
                 const int skipped = static_cast<int>(reinterpret_cast<uintptr_t>(row[i]) & 3);
                 for (int j = 0; j < C; ++j) {
-                    const uint32_t next =
-                        word_of(row[i] - skipped, k * C / 4 + j + 1, skipped, skipped + count * C);
+                    const uint32_t next = word_of(row[i] - skipped, k * C / 4 + j + 1, skipped + count * C);
                     const uint32_t bytes = shifted(carried[i], next, 8 * skipped);
                     carried[i] = next;
                     for (int b = 0; b < 4; ++b)

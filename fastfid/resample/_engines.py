@@ -15,7 +15,7 @@ from fastfid.resample._request import Request
 
 _PIXEL = {torch.uint8: 0, torch.float32: 1}
 _STORE = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.uint8: 3}
-_WORDS = 16  # 64-bit words per image, struct Job in csrc/resample.h
+_WORDS = 17  # 64-bit words per image, struct Job in csrc/resample.h
 
 
 def _jobs(request: Request, addresses: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -24,9 +24,11 @@ def _jobs(request: Request, addresses: npt.NDArray[np.int64]) -> npt.NDArray[np.
     axes = np.concatenate([addresses, rest], axis=1)
     jobs = np.empty((len(request.images), _WORDS), dtype=np.int64)
     jobs[:, 0] = request.base.data_ptr() + request.images[:, 0] * request.base.element_size()
-    jobs[:, 1:6] = request.images[:, 1:]
-    jobs[:, 6:11] = axes[request.x]
-    jobs[:, 11:16] = axes[request.y]
+    storage = request.base.untyped_storage()
+    jobs[:, 1] = storage.data_ptr() + storage.nbytes()
+    jobs[:, 2:7] = request.images[:, 1:]
+    jobs[:, 7:12] = axes[request.x]
+    jobs[:, 12:17] = axes[request.y]
     return jobs
 
 
