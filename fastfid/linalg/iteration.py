@@ -45,8 +45,10 @@ _POLISH = Quintic(15 / 8, -10 / 8, 3 / 8)
 _ZERO = 1e-300
 """A nuclear norm below this is zero: matrices come scaled to entries near one."""
 
-_SOLVE = 1.0 + 1e-6
-"""Relative rounding of ‖L⁻¹Dᵀ‖_F: at most κ(L) r(q), and κ(L)² ≤ tr P/δ ≤ 1/4r(q) + q."""
+_SOLVE = 1.3
+"""Inflates Y = L⁻¹Dᵀ for the rounding of L. D = K − δI with K antisymmetric, so ‖Y‖_F ≥ δ‖L⁻¹‖_F: the backward error E
+of the Cholesky factor, ‖E‖ ≤ r(q) tr P = δ/4, moves it by ‖L⁻¹E‖_F ≤ ‖Y‖_F / 4, and the solve's own rounding, κ(L) r(q)
+of it, is at most ‖Y‖_F / 4√(tr N) of it."""
 
 _UNIT32 = float(torch.finfo(torch.float32).eps) / 2
 
@@ -219,7 +221,8 @@ def _bounds(
     factor, info = torch.linalg.cholesky_ex(h)
     gap = torch.linalg.solve_triangular(factor, n.sub_(h).mT, upper=False)
     h.diagonal(dim1=-2, dim2=-1).sub_(delta[:, None])
-    second = (torch.linalg.matrix_norm(gap) * _SOLVE + delta.sqrt() / 2).square() / 2
+    size = torch.linalg.matrix_norm(gap)
+    second = (size * (_SOLVE + size / trace.clamp_min(_ZERO).sqrt())).square() / 2
     upper = spectral * (trace + second) + math.sqrt(q) * outside
     lower = (trace - 2 * product_rounding(p) * norm_u * norm_m) / spectral - math.sqrt(q) * rounding
     excess = spectral * second + math.sqrt(q) * left
