@@ -20,9 +20,9 @@ def check(got: object, want: object, *, absolute: float = 0.0, relative: float =
     assert error <= bound, f"{what}: error {error:.3e} above {bound:.3e} (scale {scale:.3e})"
 
 
-# --- extractors: the FID network. Errors are relative to the largest feature of a tap. ---------------------------------
+# --- extractors: the FID network. Errors are relative to the largest feature of a tap. -----------------------------
 NETWORK_FP32 = 1e-5
-"""float32 against float64, and against the reference packages: 47 layers in fp32. Reached: 3e-7 (64) to 4e-6 (spatial)."""
+"""float32 against float64, and against the reference packages: 47 layers. Reached: 3e-7 (64) to 4e-6 (spatial)."""
 NETWORK_BATCH = 2e-6
 """The same image in batches of different size: oneDNN blocks its sums differently. Reached: 5e-7."""
 NETWORK_BF16 = 5e-2
@@ -44,7 +44,7 @@ FID_SINGULAR = 1e-5
 EPS = float(np.finfo(np.float64).eps)
 
 MOMENTS = 1e-12
-"""Covariance against two passes, relative to its largest entry: rounding of n ≈ 1e4 centred products, √n·eps, times 50."""
+"""Covariance against two passes, relative to its largest entry: rounding of n ≈ 1e4 products, √n·eps, times 50."""
 
 TRACE_FLOAT64 = 1e-10
 """tr(Σ₁Σ₂)^½ by a float64 route, relative: what issue and papers need to tell FIDs apart; measured 1e-11 and better."""
@@ -87,7 +87,7 @@ RESAMPLE_TORCH = 1e-4
 """Against torch's interpolate and torch-fidelity: equal weights, other orders of summation (4 ulp at 255 are 6e-5)."""
 
 RESAMPLE_TORCH_CUBIC = 4e-4
-"""torch's bicubic without antialias: its compiler's contraction of the cubic differs in the last bits of the weights."""
+"""torch's bicubic without antialias: its compiler's contraction of the cubic differs in the weights' last bits."""
 
 RESAMPLE_HALF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 """Rounding once to the output's dtype, relative: half a unit in the last place."""
