@@ -309,15 +309,23 @@ def _tables(
             raise ValueError(f"box={tuple(box)!r} does not lie within an image with an axis of {source} pixels")
         return numbers.setdefault((source, out, low, high), len(numbers))
 
-    sizes, inverse = np.unique(geometry[:, 1:3], axis=0, return_inverse=True)
+    sizes, inverse = _distinct_sizes(geometry)
     x_of, y_of = np.empty(len(sizes), dtype=np.int64), np.empty(len(sizes), dtype=np.int64)
-    for i, (rows, columns) in enumerate(sizes.tolist()):
+    for i, (rows, columns) in enumerate(sizes):
         # single precision, as in Pillow
         left, upper, right, lower = (float(np.float32(v)) for v in ((0, 0, columns, rows) if box is None else box))
         x_of[i] = number(columns, width, left, right)
         y_of[i] = number(rows, height, upper, lower)
-    inverse = inverse.reshape(-1)
     return tuple(table(*key, rule) for key in numbers), x_of[inverse], y_of[inverse]
+
+
+def _distinct_sizes(geometry: npt.NDArray[np.int64]) -> tuple[list[list[int]], npt.NDArray[np.int64]]:
+    """Every (height, width) that occurs, and per image which of them it has."""
+    keys = geometry[:, 1] << 32 | geometry[:, 2]
+    if len(keys) and (keys == keys[0]).all():
+        return [geometry[0, 1:3].tolist()], np.zeros(len(keys), dtype=np.int64)
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    return geometry[first, 1:3].tolist(), inverse
 
 
 def _per_channel(name: str, value: Any, channels: int) -> tuple[float, ...]:
