@@ -349,7 +349,7 @@ def _result(first: FrechetReference, second: FrechetReference, root: RootTrace) 
         raise ValueError(f"{first.name}, {second.name}: so large that the distance overflows float64; scale them down")
     rounding = 8 * UNIT * mean_term
     if method != "equal":
-        rounding += UNIT * (2 * (trace1 + trace2) + 4 * bounds.value) + rounding1 + rounding2
+        rounding += UNIT * (4 * (trace1 + trace2) + 4 * bounds.value) + rounding1 + rounding2
     lower = math.fsum([value, 2 * (bounds.value - bounds.upper), -rounding])
     upper = math.fsum([value, 2 * (bounds.value - bounds.lower), rounding])
     remarks = list(dict.fromkeys((*first.notes, *second.notes)))

@@ -12,7 +12,7 @@ import torch
 
 from fastfid.errors import NotPSDError
 from fastfid.linalg import enclosure, nuclear
-from fastfid.linalg.factors import factor, factor_of_rows, scaled
+from fastfid.linalg.factors import _smallest_eigenvalue, factor, factor_of_rows, scaled
 from fastfid.linalg.inputs import covariance
 
 Rng = np.random.Generator
@@ -46,6 +46,21 @@ def test_singular_matrices_on_which_cholesky_happens_to_succeed_are_still_trunca
         through += int(torch.linalg.cholesky_ex(sigma).info) == 0
         assert factor(sigma, "sigma").rank == 5
     assert through > 0
+
+
+@pytest.mark.parametrize("d", [2, 5, 40, 300])
+def test_estimate_of_the_smallest_eigenvalue(d: int, rng: Rng) -> None:
+    for values in (
+        np.arange(1.0, d + 1) ** -2,
+        np.r_[np.ones(d - 1), 1e-10],
+        np.r_[np.ones(d - d // 2), np.full(d // 2, 1e-10)],
+        np.logspace(0, -10, d),
+        np.linspace(1, 1e-10, d),
+    ):
+        sigma = torch.from_numpy(spectra.covariance(spectra.orthogonal(d, rng) * np.sqrt(values)))
+        got = _smallest_eigenvalue(torch.linalg.cholesky(sigma))
+        want = float(torch.linalg.eigvalsh(sigma)[0])
+        assert want * (1 - 1e-5) <= got <= 2 * want
 
 
 @pytest.mark.parametrize("power", [-300, -150, -7, 0, 9, 150, 300])
