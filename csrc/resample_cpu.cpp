@@ -25,6 +25,8 @@ extern const Level kLevel_avx512;
 
 namespace {
 
+constexpr int64_t kValuesPerThread = 1 << 18;  // about 0.1 ms, several times what starting a thread costs
+
 std::vector<const Level*> usable_levels() {
     std::vector<const Level*> levels;
 #if defined(__x86_64__)
@@ -89,8 +91,11 @@ void resample_cpu(const Job* jobs, int64_t count, const Plan& plan, int threads,
     const Level& level = level_named(name);
     const int64_t height = plan.output.height;
     if (count == 0 || height == 0 || plan.output.width == 0) return;
-    // Whole images where there are enough of them; else bands of rows (a band computes a few source rows anew).
-    const int64_t wanted = std::max(threads, 1);
+    // No more threads than there is work for; whole images where there are enough of them, else bands of rows (a band
+    // computes a few source rows anew).
+    int64_t values = count * height * plan.output.width * plan.channels;
+    for (int64_t i = 0; i < count; ++i) values += jobs[i].height * jobs[i].width * plan.channels;
+    const int64_t wanted = std::clamp<int64_t>(values / kValuesPerThread, 1, std::max(threads, 1));
     const int64_t bands = count >= wanted ? 1 : std::min<int64_t>((wanted + count - 1) / count, (height + 15) / 16);
     const int64_t tasks = count * bands;
     std::atomic<int64_t> next{0};

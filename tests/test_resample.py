@@ -279,10 +279,11 @@ def test_batch_ragged_and_one_by_one_give_the_same_bits(quantize: bool, rng: np.
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_thread_count_changes_no_bit(n: int, rng: np.random.Generator) -> None:
-    images = pixels(rng, n, (130, 140))
-    want = resize_normalize(images, (299, 77), num_threads=1)
-    for threads in (2, 3, 8, 64):
-        assert torch.equal(want, resize_normalize(images, (299, 77), num_threads=threads))
+    for source, out in (((130, 140), (299, 77)), ((1024, 900), (299, 299)), ((9, 8), (700, 900))):  # bands of rows
+        images = pixels(rng, n, source)
+        want = resize_normalize(images, out, num_threads=1)
+        for threads in (2, 3, 8, 64):
+            assert torch.equal(want, resize_normalize(images, out, num_threads=threads))
 
 
 def test_inputs_are_left_alone(rng: np.random.Generator) -> None:
