@@ -296,9 +296,11 @@ def compare(
 
 
 def _as_reference(one: Any, index: int, ddof: int, device: torch.device) -> FrechetReference:
-    if isinstance(one, FrechetReference):
-        return one
     name = f"candidates[{index}]"
+    if isinstance(one, FrechetReference):
+        if one.mean.device != device:
+            raise ValueError(f"{name}: on {one.mean.device}; accepted: on {device}, as ref is")
+        return one
     if isinstance(one, Moments):
         return FrechetReference.from_moments(one, ddof=ddof, device=device, name=name)
     if isinstance(one, tuple) and len(one) == 2:

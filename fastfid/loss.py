@@ -32,7 +32,7 @@ def frechet_loss(
         ddof: the batch's covariance is scatter / (n − ddof).
 
     Returns:
-        float64 tensor [], on the device of the features where that has float64. Not twice differentiable.
+        float64 tensor [], on the reference's device, where the work is done. Not twice differentiable.
 
     Raises:
         ValueError: shapes that don't fit, NaN or infinity, n ≤ ddof.

@@ -21,6 +21,7 @@ doi:10.1145/77626.79170).
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from typing import Any
 
@@ -125,24 +126,25 @@ def symmetric_product(
     config = CONFIGS[x.dtype]
     tiles = triton.cdiv(size, config["BLOCK"])
     addend = x if d is None else d
-    _symmetric_product_kernel[(tiles * (tiles + 1) // 2, batch)](
-        x,
-        addend,
-        out,
-        inner,
-        size,
-        x.stride(0),
-        x.stride(1),
-        addend.stride(0),
-        addend.stride(1),
-        out.stride(0),
-        out.stride(1),
-        _bits(square),
-        _bits(linear),
-        _bits(constant),
-        HAS_D=d is not None,
-        **config,
-    )
+    with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+        _symmetric_product_kernel[(tiles * (tiles + 1) // 2, batch)](
+            x,
+            addend,
+            out,
+            inner,
+            size,
+            x.stride(0),
+            x.stride(1),
+            addend.stride(0),
+            addend.stride(1),
+            out.stride(0),
+            out.stride(1),
+            _bits(square),
+            _bits(linear),
+            _bits(constant),
+            HAS_D=d is not None,
+            **config,
+        )
 
 
 def products() -> tuple[Any, Any, Any]:

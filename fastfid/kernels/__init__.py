@@ -1,0 +1,1 @@
+"""Triton kernels; nothing here is imported before a kernel is asked for."""
