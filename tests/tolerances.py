@@ -89,5 +89,6 @@ RESAMPLE_TORCH = 1e-4
 RESAMPLE_TORCH_CUBIC = 4e-4
 """torch's bicubic without antialias: its compiler's contraction of the cubic differs in the weights' last bits."""
 
-RESAMPLE_HALF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
-"""Rounding once to the output's dtype, relative: half a unit in the last place."""
+RESAMPLE_WEIGHTS = 4e-6
+"""Single-precision weights against torch's, per ratio of sizes: 0 where torch's build fused its multiply-adds as ours
+assumes (x86 with FMA: all but the unfused cubic, 8e-7), else one rounding of a source coordinate."""

@@ -11,7 +11,7 @@ A table says, for every output pixel of one axis, which source pixels it sums an
 
 ``precision`` says in which arithmetic the coordinates and weights come about: Pillow uses double, torch and TensorFlow
 use single precision, which at 1024 pixels is visible in the fifth digit. Single-precision tables repeat torch's
-operations one by one (``tests/oracles/test_resample_oracles.py`` compares the weights bit for bit).
+operations one by one (``tests/test_resample_torch.py`` compares the weights).
 
 Source: Pillow src/libImaging/Resample.c and Geometry.c; PyTorch aten/src/ATen/native/cpu/UpSampleKernel.cpp,
 GridSampler.h, AffineGridGenerator.cpp; TensorFlow 1 core/kernels/image_resizer_state.h. Keys' cubic:

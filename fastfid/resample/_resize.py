@@ -115,7 +115,7 @@ def resize_normalize(
     Numerics:
         quantize: bit for bit Pillow (tests/test_resample_pillow.py). Otherwise within 1e-5 of the largest value of the
         float64 reference (4e-7 at the protocols' ratios; tests/test_resample.py), the same bits for every CPU, thread
-        count, batch and layout. On the 0–255 scale within 1e-4 of the packages (tests/oracles/test_resample_oracles.py).
+        count, batch and layout. Within 1e-4 of the packages, of 255 (tests/oracles/test_resample_oracles.py).
 
     Source: see ``fastfid/resample/_filters.py``.
     """
