@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fastfid.api import FIDResult, fid, stats
+    from fastfid.api import fid, stats
     from fastfid.distance import FrechetResult, frechet, frechet_distance, frechet_many, frechet_moments
     from fastfid.extractors import Extractor, as_extractor, inception_extractor
     from fastfid.gaussian import FrechetReference
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastfid.moments import Moments
     from fastfid.protocols import PROTOCOLS, Protocol, protocol
     from fastfid.resample import RaggedImages, resize_normalize
+    from fastfid.results import FIDResult
 
 _PUBLIC = {
     "Extractor": "fastfid.extractors",
@@ -40,7 +41,7 @@ _PUBLIC = {
     "polar": "fastfid.linalg.polar_factor",
     "sqrtm": "fastfid.linalg.roots",
     "trace_sqrtm_product": "fastfid.linalg.products",
-    "FIDResult": "fastfid.api",
+    "FIDResult": "fastfid.results",
     "PROTOCOLS": "fastfid.protocols",
     "Protocol": "fastfid.protocols",
     "fid": "fastfid.api",

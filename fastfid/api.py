@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-import platform
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL
 import torch
 
 import fastfid
 from fastfid import _progress
 from fastfid._atomic import require_folder
 from fastfid._checks import whole_number
-from fastfid.distance import FrechetResult, frechet_moments
+from fastfid.distance import frechet_moments
 from fastfid.errors import (
     BackendUnavailableError,
     BadImageWarning,
@@ -34,96 +31,8 @@ from fastfid.moments import Moments
 from fastfid.pipeline import extract
 from fastfid.protocols import DEFAULT, Protocol
 from fastfid.protocols import protocol as find_protocol
+from fastfid.results import FIDResult, Run, SetInfo, versions
 from fastfid.sources import Source, is_statistics, open_source
-
-
-@dataclass(frozen=True)
-class SetInfo:
-    """One side of a comparison: what it was and what was read of it.
-
-    Attributes:
-        description: the path or object the caller gave.
-        kind: "folder", "zip", "npz", …, or "statistics".
-        n: samples in the moments; None for statistics that do not say.
-        skipped: names of the images that could not be read.
-        dropped: images of an incomplete last block, which the protocol leaves out.
-        seconds: wall time of the pass; None for statistics.
-        notes: what is worth knowing of how the images were read (greyscale repeated, wide greyscale cut off, …).
-    """
-
-    description: str
-    kind: str
-    n: int | None
-    skipped: tuple[str, ...] = ()
-    dropped: int = 0
-    seconds: float | None = None
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for a JSON report."""
-        return {
-            "description": self.description,
-            "kind": self.kind,
-            "n": self.n,
-            "n_skipped": len(self.skipped),
-            "skipped": list(self.skipped),
-            "dropped": self.dropped,
-            "seconds": self.seconds,
-            "notes": list(self.notes),
-            "images_per_second": self.n / self.seconds if self.n and self.seconds else None,
-        }
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything that must be known to repeat a number, or to judge it."""
-
-    metric: str
-    protocol: Protocol
-    extractor: str
-    weights: str | None
-    weights_sha256: str | None
-    precision: str
-    device: str
-    limit: int | None
-    seed: int
-    ref: SetInfo
-    gen: SetInfo
-    warnings: tuple[str, ...]
-    versions: Mapping[str, str] = field(default_factory=dict)
-
-
-class FIDResult(FrechetResult):
-    """A FrechetResult that knows where it comes from.
-
-    Attributes:
-        run: the metric's name, protocol, network, weights, counts, warnings and versions.
-    """
-
-    run: Run
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON report. The value stands under the metric's own name: "fid" only with the published weights."""
-        run = self.run
-        return {
-            "metric": run.metric,
-            run.metric: super().to_dict(),
-            "protocol": run.protocol.name,
-            "extractor": run.extractor,
-            "weights": run.weights,
-            "weights_sha256": run.weights_sha256,
-            "n_ref": run.ref.n,
-            "n_gen": run.gen.n,
-            "warnings": list(run.warnings),
-            "ref": run.ref.to_dict(),
-            "gen": run.gen.to_dict(),
-            "limit": run.limit,
-            "seed": run.seed,
-            "precision": run.precision,
-            "device": run.device,
-            "versions": dict(run.versions),
-            "protocol_details": run.protocol.to_dict(),
-        }
 
 
 def fid(
@@ -510,14 +419,3 @@ def _device(asked: str | torch.device) -> torch.device:
                 f"device={str(device)!r}: this machine has {count} CUDA devices that torch {torch.__version__} can use"
             )
     return device
-
-
-def versions() -> dict[str, str]:
-    """The versions that can move a number."""
-    return {
-        "fastfid": fastfid.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "Pillow": PIL.__version__,
-        "python": platform.python_version(),
-    }

@@ -61,6 +61,7 @@ LEVEL = {
     "cli": 0, "__main__": 0, "report": 0, "demo": 0.5,
     "api": 1,
     "pipeline": 2,
+    "results": 2,
     "protocols": 3,
     "sources": 4, "extractors": 4,
     "distance": 5,

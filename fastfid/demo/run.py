@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastfid.api import FIDResult, fid, stats
+from fastfid.api import fid, stats
 from fastfid.demo.disturbances import DISTURBANCES, Disturbance
 from fastfid.demo.images import make_images
 from fastfid.errors import WeightsNotFoundError
 from fastfid.extractors import find_weights, inception_extractor
+from fastfid.results import FIDResult
 
 SIZE_PX = 128
 IMAGE_SEED, DISTURBANCE_SEED = 0, 3

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fastfid import _dispatch, _native
-from fastfid.api import versions
 from fastfid.extractors import where_weights
+from fastfid.results import versions
 
 
 def environment_table() -> RenderableType:

@@ -8,10 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fastfid.api import FIDResult, SetInfo
 from fastfid.demo.run import Demo
 from fastfid.protocols import Protocol
 from fastfid.report.plot import Curve
+from fastfid.results import FIDResult, SetInfo
 
 _TITLES = {
     "fid": "FID",
