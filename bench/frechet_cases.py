@@ -13,7 +13,7 @@ from cases import Case
 
 import fastfid
 
-GATE = "tests/test_frechet.py"
+GATE = "tests/test_frechet_accuracy.py"
 GATE_MANY = "tests/test_frechet_many.py"
 Pair = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 

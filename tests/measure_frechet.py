@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import spectra
 import torch
-from test_frechet import ROUTES, coverage
+from test_frechet_accuracy import ROUTES, coverage
 
 import fastfid
 from fastfid.errors import NumericalWarning

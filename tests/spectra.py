@@ -6,11 +6,25 @@ is the nuclear norm of F₁ᵀF₂, for which ``exact_nuclear_norms`` runs one-s
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 
+import fastfid
+from fastfid.errors import NumericalWarning
+
 Array = np.ndarray
+
+ROUTES = [("auto", None), ("auto", True), ("svd", None), ("newton-schulz", None)]
+"""(method, certify) of every way to a distance."""
+
+
+def quiet(*args: object, **options: object) -> fastfid.FrechetResult:
+    """The distance, where rounding may leave a value below zero and the warning is not the point."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NumericalWarning)
+        return fastfid.frechet(*args, **options)
 
 
 def orthogonal(d: int, rng: np.random.Generator) -> Array:

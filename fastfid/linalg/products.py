@@ -41,7 +41,7 @@ def trace_sqrtm_product(
             unknown method.
 
     Numerics:
-        Relative error ≤ 1e-10 (tests/test_frechet.py::test_spectra); gradcheck in float64
+        Relative error ≤ 1e-10 (tests/test_frechet_accuracy.py::test_spectra); gradcheck in float64
         (tests/test_frechet_gradients.py).
 
     Source: as the module.
