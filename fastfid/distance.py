@@ -178,6 +178,8 @@ def frechet(
     Numerics:
         tr (Σ₁Σ₂)^½ to 1e-10 relative over fourteen spectra, and the interval holds the truth in each of 10 400 random
         pairs (tests/test_frechet_accuracy.py::test_spectra, ::test_enclosure_holds_the_truth).
+
+    Source: as the module.
     """
     _check_method(method, ("low-rank",))
     first = FrechetReference(mu1, sigma1, device=device, names=("mu1", "sigma1"))
@@ -219,6 +221,8 @@ def frechet_moments(
     Numerics:
         The low-rank route equals the singular values of the centred samples to 1e-9 even where mean/std = 1e5
         (tests/test_frechet_many.py::test_low_rank_against_the_samples).
+
+    Source: as the module.
     """
     _check_method(method)
     ddofs = (ddof, ddof) if isinstance(ddof, int) else ddof
@@ -263,6 +267,11 @@ def frechet_many(
 
     Warns:
         NumericalWarning: as ``frechet``.
+
+    Numerics:
+        Equal to ``frechet`` within 1e-12 of the traces (tests/test_frechet_many.py::test_many_equals_one_by_one).
+
+    Source: as the module.
     """
     if not isinstance(ref, FrechetReference):
         raise TypeError(f"ref: {type(ref).__name__}; accepted: FrechetReference")
