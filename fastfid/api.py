@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import fastfid
 from fastfid import _progress
 from fastfid._atomic import require_folder
 from fastfid._checks import whole_number
+from fastfid._dispatch import report
 from fastfid.distance import frechet_moments
 from fastfid.errors import (
     BackendUnavailableError,
@@ -24,11 +26,12 @@ from fastfid.errors import (
     IncomparableError,
     NotFIDWarning,
     ProtocolWarning,
+    SlowPathWarning,
     SmallSampleWarning,
 )
-from fastfid.extractors import Extractor, as_extractor, inception_extractor
+from fastfid.extractors import TAPS, Extractor, as_extractor, inception_extractor
 from fastfid.moments import Moments
-from fastfid.pipeline import extract
+from fastfid.pipeline import extract, resampler
 from fastfid.protocols import DEFAULT, Protocol
 from fastfid.protocols import protocol as find_protocol
 from fastfid.results import FIDResult, Run, SetInfo, versions
@@ -108,7 +111,10 @@ def fid(
         skip_bad=skip_bad,
         progress=progress,
     )
-    opened = [job.open("ref", ref), job.open("gen", gen)]  # both, before an hour goes into the first
+    if ref is gen and isinstance(ref, Iterator):
+        raise ValueError("ref and gen are the same iterator, which can be read only once; pass two, or a list")
+    opened = [job.open("ref", ref), job.open("gen", gen)]
+    job.check(opened)
     first, second = (job.measure(one) for one in opened)
     return job.compare(first, second, certify)
 
@@ -163,7 +169,9 @@ def stats(
         if Path(output).suffix != ".npz":  # before the work, not after it
             raise ValueError(f"output must end in .npz, got {os.fspath(output)!r}")
         require_folder(output)
-    side = job.measure(job.open("images", images))
+    opened = job.open("images", images)
+    job.check([opened])
+    side = job.measure(opened)
     if output is not None:
         side.moments.save(output, ddof=job.protocol.statistics.ddof)
     return side.moments
@@ -207,8 +215,14 @@ class _Job:
         progress: bool | None,
     ) -> None:
         chosen = find_protocol(protocol)
-        if extractor is not None and (weights is not None or tap is not None):
-            raise ValueError("extractor replaces the Inception network; weights and tap must then be None")
+        if extractor is not None and (weights is not None or tap is not None or precision != "fp32"):
+            raise ValueError(
+                "extractor replaces the Inception network; weights, tap and precision belong to that; leave them out"
+            )
+        if tap is not None and tap not in TAPS:
+            raise ValueError(f"tap={tap!r} is not a layer that can be read; accepted: {', '.join(TAPS)}")
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision={precision!r} is not known; accepted: fp32, bf16")
         if isinstance(extractor, Extractor) and extractor.taps != ("",):
             tap = extractor.taps[0]
         self.protocol = chosen if tap is None else replace(chosen, tap=tap)
@@ -228,7 +242,11 @@ class _Job:
     def extractor(self) -> Extractor:
         if self.custom is None:
             made = inception_extractor(
-                self.protocol.tap, weights=self.weights, device=self.device, precision=self.precision
+                self.protocol.tap,
+                weights=self.weights,
+                device=self.device,
+                precision=self.precision,
+                progress=self.progress,
             )
         else:
             made = as_extractor(self.custom, device=self.device)
@@ -242,7 +260,7 @@ class _Job:
             self.warn(
                 ProtocolWarning,
                 f"the network ran in {made.precision}; the protocol's own arithmetic is fp32, and features differ from "
-                "it by about 1e-2 of their scale",
+                "it by a few 1e-2 of their scale",
             )
         return made
 
@@ -256,15 +274,39 @@ class _Job:
         if isinstance(given, Moments):
             return _Opened(role, "Moments", given)
         if isinstance(given, (str, os.PathLike)) and is_statistics(given):
-            keys = ("mu_s", "sigma_s") if self.protocol.tap == "spatial" else ("mu", "sigma")
-            return _Opened(role, os.fspath(given), Moments.load(given, keys=keys))
-        source = open_source(given, decode=self.protocol.decode)
+            return _Opened(role, os.fspath(given), self._load(Path(given)))
+        try:
+            source = open_source(given, decode=self.protocol.decode)
+        except (ValueError, TypeError, FileNotFoundError) as error:
+            raise type(error)(f"{role}: {error}") from error
         return _Opened(role, source.description, source)
+
+    def check(self, opened: Sequence[_Opened]) -> None:
+        """What is bound to fail fails here, before hours go into the first set."""
+        for one in opened:
+            count = one.what.count if isinstance(one.what, Source) else None
+            if count is not None and self.limit is not None and self.limit > count:
+                raise ValueError(f"limit={self.limit}, but {one.role}={one.description!r} holds {count} images")
+        statistics = [one for one in opened if isinstance(one.what, Moments)]
+        for one in statistics:
+            self._require_protocol(one)
+            facts = _facts_of(one)
+            if facts and len(statistics) < len(opened):
+                _require_network(one.role, one.description, facts, self._network())
+
+    def _load(self, path: Path) -> Moments:
+        """Statistics; for sFID the spatial ones of a foreign (ADM) file, and "mu", "sigma" of one of our own."""
+        if self.protocol.tap == "spatial":
+            with np.load(path, allow_pickle=False) as archive:
+                if "mu_s" in archive.files or "metadata" not in archive.files:
+                    return Moments.load(path, keys=("mu_s", "sigma_s"))
+        return Moments.load(path)
 
     def measure(self, opened: _Opened) -> _Side:
         if isinstance(opened.what, Moments):
             return _Side(opened.role, opened.what, SetInfo(opened.description, "statistics", opened.what.n))
         source, extractor = opened.what, self.extractor
+        self._remark_on_resampler()
         count = source.count if self.limit is None or source.count is None else min(self.limit, source.count)
         with _progress.bar(opened.role, count, self.progress) as progress:
             done = extract(
@@ -289,7 +331,18 @@ class _Job:
                 f"{opened.description}: protocol {self.protocol.name} leaves out the last {done.dropped} images, an "
                 f"incomplete block of {self.protocol.statistics.block}",
             )
-        done.moments.metadata.update(self._facts(opened, done.moments.n, skipped))
+        done.moments.metadata.update(self._network())
+        done.moments.metadata.update(
+            fastfid=fastfid.__version__,
+            protocol=self.protocol.name,
+            fingerprint=self.protocol.fingerprint(),
+            source=opened.description,
+            n=done.moments.n,
+            skipped=list(skipped),
+            limit=self.limit,
+            seed=self.seed,
+            notes=list(source.notes),
+        )
         info = SetInfo(
             opened.description,
             source.kind,
@@ -304,7 +357,7 @@ class _Job:
     def compare(self, ref: _Side, gen: _Side, certify: bool | None) -> FIDResult:
         for side in (ref, gen):
             self._require_two(side)
-        metric, extractor, weights, sha256 = self._identity(ref, gen)
+        facts = self._identity(ref, gen)
         for side in (ref, gen):
             self._remark_on_size(side)
         rule = self.protocol.statistics
@@ -312,12 +365,12 @@ class _Job:
             ref.moments, gen.moments, ddof=rule.ddof, mean_dtype=rule.mean_dtype, certify=certify
         )
         run = Run(
-            metric=metric,
+            metric=facts["metric"],
             protocol=self.protocol,
-            extractor=extractor,
-            weights=weights,
-            weights_sha256=sha256,
-            precision=self.precision,
+            extractor=facts["extractor"],
+            weights=facts["weights"],
+            weights_sha256=facts["weights_sha256"],
+            precision=facts["precision"],
             device=str(self.device),
             limit=self.limit,
             seed=self.seed,
@@ -338,44 +391,72 @@ class _Job:
             return 0
         return min(8, os.cpu_count() or 1)
 
-    def _facts(self, opened: _Opened, n: int | None, skipped: tuple[str, ...]) -> dict[str, Any]:
-        weights = self.extractor.weights
+    def _remark_on_resampler(self) -> None:
+        where, backend = resampler(self.device)
+        reasons = report("resize_normalize", self.device.type)
+        if where != self.device:
+            self.warn(SlowPathWarning, f"images are resized on the CPU, not on {self.device}: {reasons['cuda']}")
+        if backend == "reference":
+            self.warn(SlowPathWarning, f"images are resized by the slow float64 reference: {reasons['cpp']}")
+
+    def _network(self) -> dict[str, Any]:
+        """What the extractor is, as results and statistics files carry it."""
+        made = self.extractor
         return {
-            "fastfid": fastfid.__version__,
-            "protocol": self.protocol.name,
-            "fingerprint": self.protocol.fingerprint(),
-            "extractor": self.extractor.name,
-            "tap": self.protocol.tap if self.custom is None else None,
-            "weights": weights.label if weights else None,
-            "weights_sha256": weights.sha256 if weights else None,
-            "metric": self.extractor.metric,
-            "precision": self.precision,
-            "source": opened.description,
-            "n": n,
-            "skipped": list(skipped),
-            "limit": self.limit,
-            "seed": self.seed,
+            "extractor": made.name,
+            "tap": self.protocol.tap if made.taps != ("",) else None,
+            "weights": made.weights.label if made.weights else None,
+            "weights_sha256": made.weights.sha256 if made.weights else None,
+            "precision": made.precision or "the extractor's own",
+            "metric": made.metric,
         }
 
-    def _identity(self, ref: _Side, gen: _Side) -> tuple[str, str, str | None, str | None]:
-        """(metric, extractor, weights label, weights hash) of both sides, which must agree where both say."""
-        known = [side for side in (ref, gen) if side.moments.metadata.get("fingerprint")]
+    def _require_protocol(self, opened: _Opened) -> None:
+        """Statistics that say how they were made must have been made as this comparison asks."""
+        facts = _facts_of(opened)
+        if not facts or facts["fingerprint"] == self.protocol.fingerprint():
+            return
+        name = f"{opened.role}={opened.description!r}"
+        if facts.get("tap") is not None and facts["tap"] != self.protocol.tap:
+            raise IncomparableError(
+                f"{name} holds features of tap {facts['tap']!r}, this comparison is of {self.protocol.tap!r}; "
+                f"pass tap={facts['tap']!r} (--tap {facts['tap']}), or make the statistics again"
+            )
+        how = f"protocol {facts['protocol']!r}"
+        if facts["protocol"] == self.protocol.name:
+            how = "other parameters of that protocol"
+        raise IncomparableError(
+            f"{name} was made with {how}, this comparison uses {self.protocol.name!r}; make the statistics again with "
+            "that, or compare under the protocol they were made with"
+        )
+
+    def _identity(self, ref: _Side, gen: _Side) -> dict[str, Any]:
+        """What made both sides' features, which must agree where both say."""
+        known = []
         for side in (ref, gen):
-            if side not in known:
+            if not side.moments.metadata.get("fingerprint"):
                 self.warn(
                     ProtocolWarning,
                     f"{side.info.description}: these statistics do not say which protocol and network made them; "
                     f"they are taken to follow {self.protocol.name}",
                 )
+                continue
+            known.append(side.moments.metadata)
+            if side.info.kind == "statistics" and side.moments.metadata.get("weights_sha256") is None:
+                self.warn(
+                    ProtocolWarning,
+                    f"{side.info.description}: made by {side.moments.metadata.get('extractor')!r}, of which nothing "
+                    "but the name is known; nobody checks that it is the same network",
+                )
         if not known:
-            return "fd", "unknown", None, None
-        mine, wanted = known[-1].moments.metadata, self.protocol
-        for side in known:
-            theirs = side.moments.metadata
-            _require_equal(side, "protocol", theirs, theirs["fingerprint"], wanted.fingerprint(), wanted.name)
-            for key in ("extractor", "weights_sha256"):
-                _require_equal(side, key, theirs, theirs.get(key), mine.get(key), str(mine.get(key)))
-        return mine["metric"], mine["extractor"], mine["weights"], mine["weights_sha256"]
+            return dict.fromkeys(("weights", "weights_sha256")) | {
+                "metric": "fd-unknown",
+                "extractor": "unknown",
+                "precision": "unknown",
+            }
+        if len(known) == 2:
+            _require_network(ref.role, ref.info.description, known[0], known[1])
+        return known[-1]
 
     def _require_two(self, side: _Side) -> None:
         n = side.moments.n
@@ -395,12 +476,20 @@ class _Job:
             )
 
 
-def _require_equal(side: _Side, key: str, facts: Mapping[str, Any], theirs: Any, wanted: Any, name: str) -> None:
-    if theirs != wanted:
-        raise IncomparableError(
-            f"{side.role}={side.info.description!r} was made with {key} {facts.get(key)!r}, this comparison uses "
-            f"{name!r}; make the statistics again with that {key}, or compare under the one they were made with"
-        )
+def _facts_of(opened: _Opened) -> Mapping[str, Any]:
+    """What statistics say of how they were made; empty where they don't, or for images."""
+    known = isinstance(opened.what, Moments) and opened.what.metadata.get("fingerprint")
+    return opened.what.metadata if known and isinstance(opened.what, Moments) else {}
+
+
+def _require_network(role: str, description: str, theirs: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """IncomparableError where two sides were made by different networks or weights."""
+    for key, shown in (("extractor", "extractor"), ("weights_sha256", "weights")):
+        if theirs.get(key) != wanted.get(key):
+            raise IncomparableError(
+                f"{role}={description!r} was made with {shown} {theirs.get(shown)!r}, the other side with "
+                f"{wanted.get(shown)!r}; make both with the same"
+            )
 
 
 def _device(asked: str | torch.device) -> torch.device:

@@ -7,6 +7,8 @@ is not available; 130 interrupted.
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -42,12 +44,18 @@ def _failures() -> Iterator[None]:
         _fail(error, EXIT_DEVICE)
     except (ValueError, TypeError, OSError) as error:
         _fail(error, EXIT_DATA)
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        _fail(RuntimeError(f"{error} Try a smaller --batch-size."), EXIT_DEVICE)
     except KeyboardInterrupt:
-        click.echo("interrupted; nothing was written", err=True)
+        click.echo("interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
 
 
 def _fail(error: BaseException, code: int) -> None:
+    if os.environ.get("FASTFID_DEBUG"):
+        raise error
     click.echo(f"fastfid: {error}", err=True)
     sys.exit(code)
 
@@ -62,16 +70,29 @@ def _print(renderable: Any) -> None:
     console.print(renderable)
 
 
+def _device(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise click.BadParameter(f"{value!r} is not auto, cpu, cuda or cuda:<index>.")
+    return value
+
+
+def _npz(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    if not value.endswith(".npz"):
+        raise click.BadParameter(f"{value!r} does not end in .npz.")
+    return value
+
+
 def _options(command: _Command) -> _Command:
     """What ``compare`` and ``stats`` share."""
+    from fastfid.extractors import TAPS
     from fastfid.protocols import DEFAULT, PROTOCOLS
 
     path = click.Path(exists=True, dir_okay=False)
     for option in reversed(
         [
             click.option("--protocol", type=click.Choice(list(PROTOCOLS)), default=DEFAULT, help="Whose numbers."),
-            click.option("--tap", "--dims", "tap", help="Layer to read: 64, 192, 768, 2048, spatial … [protocol's]"),
-            click.option("--device", default="auto", help="auto, cpu, cuda or cuda:<index>."),
+            click.option("--tap", "--dims", "tap", type=click.Choice(list(TAPS)), help="Layer to read. [protocol's]"),
+            click.option("--device", default="auto", callback=_device, help="auto, cpu, cuda or cuda:<index>."),
             click.option("--batch-size", type=click.IntRange(1), default=50, help="Images per forward pass."),
             click.option("--num-workers", type=click.IntRange(0), help="Decoding processes. [by device]"),
             click.option("--limit", type=click.IntRange(1), help="Use this many images of each set, drawn by --seed."),
@@ -94,7 +115,12 @@ def _options(command: _Command) -> _Command:
 @click.argument("gen")
 @_options
 @click.option("--certify", is_flag=True, help="Pay for the tight enclosure of the distance.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Also write the result as JSON.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Also write the result as JSON; - for stdout, in place of the table.",
+)
 def compare(ref: str, gen: str, json_path: str | None, quiet: bool, certify: bool, **settings: Any) -> None:
     """Distance between two image sets, REF and GEN.
 
@@ -103,12 +129,15 @@ def compare(ref: str, gen: str, json_path: str | None, quiet: bool, certify: boo
     with _failures():
         from fastfid._atomic import require_folder
         from fastfid.api import fid
-        from fastfid.report.json_file import write_json
+        from fastfid.report.json_file import json_text, write_json
         from fastfid.report.table import result_table
 
-        if json_path is not None:
-            require_folder(json_path)
+        if json_path not in (None, "-"):
+            require_folder(str(json_path))
         result = fid(ref, gen, progress=not quiet, certify=certify or None, **settings)
+        if json_path == "-":
+            click.echo(json_text(result.to_dict()), nl=False)
+            return
         if json_path is not None:
             write_json(json_path, result.to_dict())
         _print(result_table(result))
@@ -116,15 +145,23 @@ def compare(ref: str, gen: str, json_path: str | None, quiet: bool, certify: boo
 
 @main.command()
 @click.argument("images")
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="The .npz to write.")
+@click.option("-o", "--output", required=True, callback=_npz, help="The .npz to write.")
 @_options
 def stats(images: str, output: str, quiet: bool, **settings: Any) -> None:
     """Write the statistics (mu, sigma, …) of an image set, to compare with many others."""
     with _failures():
         from fastfid.api import stats as measure
+        from fastfid.errors import FastFIDWarning
 
-        moments = measure(images, output, progress=not quiet, **settings)
+        with warnings.catch_warnings(record=True) as raised:
+            warnings.simplefilter("always", FastFIDWarning)
+            moments = measure(images, output, progress=not quiet, **settings)
         click.echo(f"{output}: {moments.n} samples, {moments.dim} dimensions, protocol {settings['protocol']}")
+        for note in moments.metadata.get("notes", ()):
+            click.echo(f"note: {note}")
+        for one in raised:
+            if issubclass(one.category, FastFIDWarning):
+                click.echo(f"warning: {one.message}")
 
 
 @main.command()

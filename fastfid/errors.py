@@ -82,5 +82,9 @@ class NotFIDWarning(FastFIDWarning):
     """The result is a Fréchet distance, but not of the published Inception weights, so it is not a FID."""
 
 
+class SlowPathWarning(FastFIDWarning):
+    """The result is the same, but part of the work runs on a slower engine than this machine could have."""
+
+
 class ProtocolWarning(FastFIDWarning):
     """The protocol could not be followed or verified in every detail (statistics of unknown origin, say)."""

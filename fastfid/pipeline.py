@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fastfid._dispatch import backend_for
 from fastfid.errors import BadImageError, EmptySourceError
 from fastfid.extractors import Extractor
 from fastfid.moments import Moments
@@ -41,6 +42,17 @@ class Extraction:
     seconds: float
 
 
+def resampler(device: torch.device) -> tuple[torch.device, str]:
+    """Where images are resized for a network on ``device``, and by which backend.
+
+    On the device itself, except that a GPU without the CUDA backend leaves it to the CPU's compiled one.
+    """
+    backend = backend_for("resize_normalize", device.type)
+    if backend == "reference" and device.type != "cpu":
+        return torch.device("cpu"), backend_for("resize_normalize", "cpu")
+    return device, backend
+
+
 def prepare(images: torch.Tensor | RaggedImages, protocol: Protocol, device: torch.device) -> torch.Tensor:
     """Decoded pixels → the network's input, as the protocol says.
 
@@ -50,11 +62,14 @@ def prepare(images: torch.Tensor | RaggedImages, protocol: Protocol, device: tor
     Returns:
         float32 [n, 3, h, w] in channels_last memory format on ``device``.
     """
-    pixels = images.to(device, non_blocking=True)
+    where, _ = resampler(device)
+    # Asynchronous towards a GPU only: towards the CPU nothing would wait for the copy before the resampler reads it.
+    pixels = images.to(where, non_blocking=where.type == "cuda")
     if protocol.pre_resize is None:
-        return _resample(pixels, protocol.resize, protocol.normalize, protocol.crop)
+        return _resample(pixels, protocol.resize, protocol.normalize, protocol.crop).to(device)
     small = _resample(pixels, protocol.pre_resize, IDENTITY, protocol.crop)
-    return _resample(small.permute(0, 2, 3, 1), protocol.resize, protocol.normalize, "none")
+    made = _resample(small.permute(0, 2, 3, 1), protocol.resize, protocol.normalize, "none")
+    return made.to(device)
 
 
 def _resample(pixels: torch.Tensor | RaggedImages, step: Resize, affine: Normalize, crop: str) -> torch.Tensor:
@@ -100,7 +115,7 @@ def extract(
     skipped: list[BadImageError] = []
     whole = _WholeBlocks(protocol.statistics.block)
     batches = source.batches(batch_size, num_workers=num_workers, limit=limit, seed=seed, skip_bad=skip_bad)
-    with closing(batches), torch.inference_mode():
+    with closing(batches), torch.no_grad():
         for batch in batches:
             skipped.extend(batch.bad)
             if batch.names:

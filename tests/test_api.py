@@ -24,13 +24,23 @@ from fastfid.errors import (
     EmptySourceError,
     IncomparableError,
     ProtocolWarning,
+    SlowPathWarning,
     SmallSampleWarning,
 )
 
 
-def colours(x: torch.Tensor) -> torch.Tensor:
+class Colours(torch.nn.Module):
     """12 features: the mean of each channel over the quarters of the image."""
-    return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1) * self.scale
+
+
+colours = Colours()
 
 
 def images(n: int, seed: int, size: tuple[int, int] = (24, 20)) -> np.ndarray:
@@ -210,26 +220,56 @@ def test_statistics_remember_what_made_them(tmp_path: Path) -> None:
         check(file["sigma"], np.asarray(fastfid.stats(REF, extractor=colours).cov()), relative=1e-15, what="sigma")
     back = fastfid.Moments.load(path)
     assert back.metadata["protocol"] == "pytorch-fid"
+    assert back.metadata["weights_sha256"]
     with pytest.raises(IncomparableError, match="was made with protocol 'pytorch-fid', this comparison uses 'clean'"):
         fastfid.fid(path, GEN, protocol="clean", extractor=colours)
+    other = dataclasses.replace(fastfid.protocol("pytorch-fid"), crop="center")
+    with pytest.raises(IncomparableError, match="other parameters of that protocol"):
+        fastfid.fid(path, GEN, protocol=other, extractor=colours)
+    with pytest.raises(IncomparableError, match="was made with extractor 'Colours', the other side with 'Linear'"):
+        fastfid.fid(path, GEN, extractor=torch.nn.Linear(1, 1))
+    with pytest.raises(IncomparableError, match="was made with weights 'Colours'"):
+        fastfid.fid(GEN, path, extractor=Colours(2.0))
 
-    def other(x: torch.Tensor) -> torch.Tensor:
+
+def test_networks_known_only_by_name_are_pointed_out() -> None:
+    def nameless(x: torch.Tensor) -> torch.Tensor:
         return colours(x)
 
-    with pytest.raises(IncomparableError, match="extractor"):
-        fastfid.fid(path, GEN, extractor=other)
+    moments = fastfid.stats(REF, extractor=nameless)
+    with pytest.warns(ProtocolWarning, match="'nameless', of which nothing but the name is known"):
+        fastfid.fid(moments, GEN, extractor=nameless)
 
-    def colours_of_a_half(x: torch.Tensor) -> torch.Tensor:
-        return colours(x)[:, :6]
 
-    colours_of_a_half.__name__ = "colours"
-    with pytest.raises(ValueError, match="gen: 6 features; accepted: 12, as ref has"):
-        fastfid.fid(path, GEN, extractor=colours_of_a_half)
+def test_what_must_fail_fails_before_the_first_set_is_read() -> None:
+    def never(x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("the network ran")
+
+    with pytest.raises(ValueError, match=r"limit=45, but ref='.*' holds 40 images"):
+        fastfid.fid(REF, GEN, extractor=never, limit=45)
+    one = iter([GEN])
+    with pytest.raises(ValueError, match="ref and gen are the same iterator"):
+        fastfid.fid(one, one, extractor=never)
+    with pytest.raises(TypeError, match=r"^gen: "):
+        fastfid.fid(REF, 5, extractor=never)
+
+
+def test_statistics_can_be_added_to(tmp_path: Path) -> None:
+    moments = fastfid.stats(REF, extractor=colours)
+    moments.update(torch.zeros(3, 12))
+    assert moments.n == 43
+    more = fastfid.stats(GEN, extractor=colours)
+    more.merge(fastfid.stats(GEN[:5], extractor=colours))
+    more.save(tmp_path / "more.npz")
+    assert fastfid.Moments.load(tmp_path / "more.npz").n == 55
 
 
 def test_foreign_statistics_are_used_with_a_warning(tmp_path: Path) -> None:
     moments = fastfid.stats(REF, extractor=colours)
     np.savez(tmp_path / "foreign.npz", mu=moments.mean.numpy(), sigma=moments.cov().numpy())
+    with pytest.warns(ProtocolWarning, match="do not say which protocol"):
+        unknown = fastfid.fid(tmp_path / "foreign.npz", tmp_path / "foreign.npz")
+    assert unknown.run.metric == "fd-unknown"
     with pytest.warns(ProtocolWarning, match="do not say which protocol"):
         result = fastfid.fid(tmp_path / "foreign.npz", GEN, extractor=colours)
     check(result.value, fastfid.fid(REF, GEN, extractor=colours).value, relative=1e-9, what="foreign statistics")
@@ -261,6 +301,7 @@ def test_json_report_is_complete_and_results_survive_copying() -> None:
         ("device", "meta", "device='meta' is not supported"),
         ("protocol", "fid", "protocol='fid' is not known"),
         ("weights", "random", "extractor replaces the Inception network"),
+        ("precision", "bf16", "extractor replaces the Inception network"),
     ],
 )
 def test_bad_arguments_are_named(argument: str, value: object, message: str) -> None:
@@ -315,3 +356,36 @@ def test_the_published_cases_of_pytorch_fid(tmp_path: Path) -> None:
         got = fastfid.stats(typed, protocol=unit, extractor=lambda x: x.mean(dim=(2, 3)))
         check(got.mean.numpy(), np.full(3, 0.5), absolute=5e-3, what=extension)
         assert got.n == 3
+
+
+@pytest.mark.parametrize(("argument", "value"), [("tap", "63"), ("precision", "fp16")])
+def test_settings_of_the_network_are_checked_even_for_statistics(argument: str, value: str) -> None:
+    moments = fastfid.Moments.from_features(np.random.default_rng(0).standard_normal((9, 4)))
+    with pytest.raises(ValueError, match=f"{argument}='{value}'"):
+        fastfid.fid(moments, moments, **{argument: value})
+
+
+@pytest.mark.filterwarnings("ignore::fastfid.errors.FastFIDWarning")
+def test_spatial_statistics_of_our_own_and_of_adm(tmp_path: Path) -> None:
+    ours = tmp_path / "ours.npz"
+    moments = fastfid.stats(images(3, 11), ours, tap="spatial", weights="random", protocol="adm")
+    assert moments.dim == 2023
+    same = fastfid.fid(ours, ours, tap="spatial", protocol="adm")
+    assert (same.value, same.run.metric) == (0.0, "fd-random")
+    with pytest.raises(IncomparableError, match="holds features of tap 'spatial', this comparison is of '2048'"):
+        fastfid.fid(ours, ours, protocol="adm")
+    eye = np.eye(3)
+    np.savez(tmp_path / "adm.npz", mu=np.zeros(3), sigma=eye, mu_s=np.ones(3), sigma_s=4 * eye)
+    np.savez(tmp_path / "plain.npz", mu_s=np.zeros(3), sigma_s=eye, mu=np.zeros(3), sigma=eye)
+    assert fastfid.fid(tmp_path / "adm.npz", tmp_path / "plain.npz", tap="spatial").value == 6.0
+    np.savez(tmp_path / "pool.npz", mu=np.zeros(3), sigma=eye)
+    with pytest.raises(ValueError, match="mu_s"):
+        fastfid.fid(tmp_path / "pool.npz", tmp_path / "adm.npz", tap="spatial")
+
+
+def test_a_slow_resampler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTFID_BACKEND_RESIZE_NORMALIZE", "reference")
+    with pytest.warns(SlowPathWarning, match="slow float64 reference"):
+        slow = fastfid.fid(REF, GEN, extractor=colours)
+    monkeypatch.undo()
+    check(slow.value, fastfid.fid(REF, GEN, extractor=colours).value, relative=1e-5, what="reference resampler")

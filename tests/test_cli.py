@@ -21,6 +21,10 @@ from fastfid.cli import main
 
 
 class Colours(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("one", torch.ones(()))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
 
@@ -102,7 +106,9 @@ def test_info_names_versions_kernels_and_weights() -> None:
         (("compare", "ref", "gen"), 4, "--weights"),
         (("compare", "ref", "gen", "--device", "cuda:77"), 5, "cuda:77"),
         (("stats", "ref"), 2, "Missing option '-o'"),
-        (("stats", "ref", "-o", "x.txt", "--extractor", "net.pt"), 3, "must end in .npz"),
+        (("stats", "ref", "-o", "x.txt", "--extractor", "net.pt"), 2, "does not end in .npz"),
+        (("compare", "ref", "gen", "--device", "gpu"), 2, "'gpu' is not auto, cpu, cuda"),
+        (("compare", "ref", "gen", "--tap", "63"), 2, "'63' is not one of"),
     ],
 )
 def test_exit_codes(
@@ -118,6 +124,21 @@ def test_exit_codes(
     assert result.stdout == ""
 
 
+def test_json_to_stdout_replaces_the_table(sets: Path) -> None:
+    done = call("compare", sets / "ref", sets / "gen", "--extractor", sets / "net.pt", "--quiet", "--json", "-")
+    assert json.loads(done.stdout)["n_gen"] == 20
+
+
+def test_names_in_brackets_are_shown_as_they_are(sets: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "gen[bold][/x]"
+    odd.mkdir(parents=True)
+    for file in (sets / "gen").iterdir():
+        (odd / file.name).write_bytes(file.read_bytes())
+    done = call("compare", sets / "ref", odd, "--extractor", sets / "net.pt", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert "gen[bold][/x]" in done.stdout
+
+
 def test_skip_bad_lists_what_was_left_out(sets: Path, tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     for file in (sets / "gen").iterdir():
@@ -128,6 +149,9 @@ def test_skip_bad_lists_what_was_left_out(sets: Path, tmp_path: Path) -> None:
     assert stopped.exit_code == 3
     assert "03.png" in stopped.stderr
     assert "--skip-bad" in stopped.stderr
+    made = call("stats", tmp_path / "bad", "-o", tmp_path / "s.npz", "--extractor", sets / "net.pt", "--skip-bad")
+    assert "warning: " in made.stdout
+    assert "left out 1 unreadable images: 03.png" in made.stdout
     went_on = call(*words, "--skip-bad", "--json", tmp_path / "r.json")
     assert went_on.exit_code == 0, went_on.output
     assert "1 unreadable left out" in went_on.stdout

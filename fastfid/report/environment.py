@@ -58,5 +58,5 @@ def _weights() -> RenderableType:
     table.add_column("place", overflow="fold")
     table.add_column("found")
     for place, found in where_weights():
-        table.add_row(place, "yes" if found else "no")
+        table.add_row(Text(place), "yes" if found else "no")
     return table

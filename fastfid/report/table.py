@@ -17,6 +17,7 @@ _TITLES = {
     "fid": "FID",
     "sfid": "sFID",
     "fd": "Fréchet distance (not FID: not the published Inception weights)",
+    "fd-unknown": "Fréchet distance between statistics of unknown origin",
     "fd-random": "Fréchet distance under a random network (not FID)",
 }
 
@@ -37,14 +38,16 @@ def result_table(result: FIDResult) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("protocol", f"{run.protocol.name} ({run.protocol.package})")
-    table.add_row("network", f"{run.extractor}, {run.precision}, {run.device}")
+    # Text, not str: names are the user's, and rich would read [brackets] in a str as markup.
+    table.add_row("protocol", Text(f"{run.protocol.name} ({run.protocol.package})"))
+    table.add_row("network", Text(f"{run.extractor}, {run.precision}, {run.device}"))
     if run.weights:
-        table.add_row("weights", run.weights + (f", sha256 {run.weights_sha256[:16]}…" if run.weights_sha256 else ""))
-    table.add_row("reference", _set_line(run.ref))
-    table.add_row("generated", _set_line(run.gen))
+        digest = f", sha256 {run.weights_sha256[:16]}…" if run.weights_sha256 else ""
+        table.add_row("weights", Text(run.weights + digest))
+    table.add_row("reference", Text(_set_line(run.ref)))
+    table.add_row("generated", Text(_set_line(run.gen)))
     for note in dict.fromkeys((*run.ref.notes, *run.gen.notes)):
-        table.add_row("note", note)
+        table.add_row("note", Text(note))
     ranks = f"ranks {result.rank1} and {result.rank2}"
     table.add_row(
         "terms", f"means {result.mean_term:.6g}, covariances {result.trace_term:.6g} ({result.method}, {ranks})"

@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 from random_inception import save_as_published
-from tolerances import FID_FULL_RANK, FID_SINGLE_PRECISION, FID_SINGULAR
+from tolerances import FID_FULL_RANK, FID_SINGLE_MEANS, FID_SINGLE_PRECISION, FID_SINGULAR
 
 import fastfid
 
@@ -172,9 +172,20 @@ def test_pytorch_fid_full_rank(
 def test_torch_fidelity_full_rank(
     size: str, sets: Callable[..., tuple[Path, Path]], reference: Import, home: Path, compare: Compare
 ) -> None:
+    """Against the number it returns, and against its own features with float64 means."""
     pair = sets(FULL_RANK_COUNT, size)
-    want = by_torch_fidelity(reference, home, pair, "64")
-    compare("torch-fidelity", size, "64", ours(home, pair, "torch-fidelity", "64"), want, FID_FULL_RANK)
+    got = ours(home, pair, "torch-fidelity", "64")
+    compare("torch-fidelity", size, "64", got, by_torch_fidelity(reference, home, pair, "64"), FID_SINGLE_MEANS)
+    network = reference("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["64"], feature_extractor_weights_path=str(weights(home))
+    )
+    statistics = []
+    with torch.no_grad():
+        for folder in pair:
+            features = torch.cat([network.eval()(batch)[0] for batch in load(folder).split(34)]).double().numpy()
+            statistics += [features.mean(axis=0), np.cov(features, rowvar=False)]
+    exact = fastfid.frechet_distance(*statistics)
+    compare("torch-fidelity features, float64 means", size, "64", got, exact, FID_FULL_RANK)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +219,8 @@ def test_a_larger_set_at_192_dimensions(
     pair = sets(200, "64")
     measure = {"pytorch-fid": by_pytorch_fid, "torch-fidelity": by_torch_fidelity}[package]
     want = measure(reference, home, pair, "192")
-    compare(package, "64 (n=200)", "192", ours(home, pair, package, "192"), want, FID_FULL_RANK)
+    bound = FID_FULL_RANK if package == "pytorch-fid" else FID_SINGLE_MEANS
+    compare(package, "64 (n=200)", "192", ours(home, pair, package, "192"), want, bound)
 
 
 @pytest.mark.parametrize("package", ["pytorch-fid", "torch-fidelity", "torchmetrics", "clean"])
