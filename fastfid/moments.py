@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from numpy.lib.npyio import NpzFile
 
+from fastfid import _metadata
 from fastfid._atomic import replacing
 from fastfid.linalg.inputs import covariance, float64_device, mean_vector
 
@@ -243,8 +244,11 @@ class Moments:
     def merge(self, other: Moments) -> None:
         """Add the samples behind another ``Moments``; the other one is unchanged.
 
+        In metadata ``n`` becomes the new count, ``source`` and ``skipped`` lists of both.
+
         Raises:
             TypeError: not a Moments.
+            IncomparableError: both sides' metadata have fingerprint, extractor or weights_sha256, and they differ.
             ValueError: d differs, or either side came without its number of samples.
         """
         if not isinstance(other, Moments):
@@ -254,12 +258,17 @@ class Moments:
                 "other: statistics without their number of samples (a file with only mu and sigma) can be compared but "
                 "not merged"
             )
+        _metadata.require_alike(self.metadata, other.metadata)
         if other.n == 0:
             return
-        rows = other.rows
-        if rows is not None:
-            self.update(rows)
-            return
+        empty, rows = self.n == 0, other.rows
+        self._merge_scatter(other) if rows is None else self.update(rows)
+        taken = _metadata.of_one(other.metadata) if empty else {}
+        self.metadata = _metadata.joined({**taken, **self.metadata}, other.metadata, self.n)
+
+    def _merge_scatter(self, other: Moments) -> None:
+        assert self.n is not None
+        assert other.n is not None
         self._check_dim(other.mean.shape[0], "other")
         device = self._device or float64_device(other.mean.device)
         self._device, self._dim = device, other.mean.shape[0]
@@ -343,7 +352,7 @@ class Moments:
     @classmethod
     def _from_archive(cls, archive: NpzFile, keys: tuple[str, str]) -> Moments:
         ours = {"n", "ddof", "format", "metadata"} <= set(archive.files) and keys == ("mu", "sigma")
-        metadata = json.loads(str(archive["metadata"])) if "metadata" in archive.files else {}
+        metadata = _metadata.parsed(str(archive["metadata"])) if {"format", "metadata"} <= set(archive.files) else {}
         if ours and "rows" in archive.files:
             moments = cls(metadata=metadata)
             moments.update(archive["rows"])

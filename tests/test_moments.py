@@ -11,6 +11,7 @@ import tolerances as tol
 import torch
 
 import fastfid
+from fastfid.errors import IncomparableError
 from fastfid.reference.moments import two_pass
 
 Rng = np.random.Generator
@@ -194,6 +195,33 @@ def test_merge_refuses_what_it_cannot_do(rng: Rng) -> None:
         foreign.update(np.zeros((1, 4)))
 
 
+@pytest.mark.parametrize("n", [3, 30])
+def test_merge_keeps_the_metadata_true(rng: Rng, n: int) -> None:
+    a, b = (fastfid.Moments.from_features(features(rng, n, 6)) for _ in range(2))
+    a.metadata = {"fingerprint": "f", "n": n, "source": "one", "skipped": ["x.png"]}
+    b.metadata = {"fingerprint": "f", "n": n, "source": "two", "skipped": ["y.png"], "extractor": "e"}
+    a.merge(b)
+    want = {"fingerprint": "f", "n": 2 * n, "source": ["one", "two"], "skipped": ["x.png", "y.png"]}
+    assert a.metadata == want
+    assert b.metadata["source"] == "two"
+    whole = fastfid.Moments()
+    whole.merge(a)
+    assert whole.metadata == want
+    plain = fastfid.Moments.from_features(features(rng, n, 6))
+    plain.merge(fastfid.Moments.from_features(features(rng, n, 6)))
+    assert plain.metadata == {}
+
+
+@pytest.mark.parametrize("key", ["fingerprint", "extractor", "weights_sha256"])
+@pytest.mark.parametrize("n", [3, 30])
+def test_merge_refuses_other_features(rng: Rng, n: int, key: str) -> None:
+    a, b = (fastfid.Moments.from_features(features(rng, n, 6)) for _ in range(2))
+    a.metadata, b.metadata = {key: "left", "n": n}, {key: "right", "n": n}
+    with pytest.raises(IncomparableError, match=rf"{key}='right'.*'left'"):
+        a.merge(b)
+    assert (a.n, a.metadata) == (n, {key: "left", "n": n})
+
+
 @pytest.mark.parametrize("n", [1, 5, 50])
 @pytest.mark.parametrize("ddof", [0, 1])
 def test_save_load_and_go_on(rng: Rng, tmp_path: Path, n: int, ddof: int) -> None:
@@ -234,6 +262,10 @@ def test_foreign_files(rng: Rng, tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.cov(), sigma)
     spatial = fastfid.Moments.load(path, keys=("mu_s", "sigma_s"))
     np.testing.assert_array_equal(spatial.mean, mu[:3])
+    theirs = tmp_path / "theirs.npz"
+    for words in ({"metadata": "no JSON"}, {"metadata": "[1, 2]", "format": 1}, {"metadata": "no JSON", "format": 1}):
+        np.savez(theirs, mu=mu, sigma=sigma, **words)
+        assert fastfid.Moments.load(theirs).metadata == {}
 
 
 def test_files_that_are_refused(tmp_path: Path) -> None:
