@@ -9,6 +9,8 @@ from typing import Any
 def whole_number(name: str, value: Any, *, least: int) -> int:
     """``value`` as an int, or an error that says what is accepted."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be a whole number, got {type(value).__name__} {value!r}") from None

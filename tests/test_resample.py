@@ -184,6 +184,8 @@ def test_batch_ragged_and_one_by_one_give_the_same_bits(quantize: bool, rng: np.
     ]
     ragged = fastfid.RaggedImages.pack(arrays)
     together = resize_normalize(ragged, (64, 48), quantize=quantize)
+    assert torch.equal(together, resize_normalize(arrays, (64, 48), quantize=quantize))
+    assert torch.equal(together, resize_normalize(tuple(map(torch.from_numpy, arrays)), (64, 48), quantize=quantize))
     for index, array in enumerate(arrays):
         alone = resize_normalize(torch.from_numpy(array)[None], (64, 48), quantize=quantize)
         assert torch.equal(together[index], alone[0])

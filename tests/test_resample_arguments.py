@@ -14,7 +14,10 @@ from fastfid.errors import BackendUnavailableError
 IMAGES = torch.zeros(2, 8, 9, 3, dtype=torch.uint8)
 
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "images is a list": ({"images": [IMAGES[0]]}, TypeError, "images must be a tensor or RaggedImages, got list"),
+    "images is an array": ({"images": IMAGES.numpy()}, TypeError, "a tensor, RaggedImages, or a list .* got ndarray"),
+    "images is a list of batches": ({"images": [IMAGES]}, ValueError, r"images\[0\] must be uint8 \[height, width"),
+    "images is a list of floats": ({"images": [IMAGES[0].float()]}, ValueError, r"images\[0\] must be .* got float32"),
+    "images is a list, NCHW": ({"images": [IMAGES[0]], "input_layout": "NCHW"}, ValueError, "is for a tensor"),
     "images has 3 dimensions": ({"images": IMAGES[0]}, ValueError, r"images must have 4 dimensions .*\[8, 9, 3\]"),
     "images is int64": ({"images": IMAGES.long()}, ValueError, "images must be uint8 or float32, got torch.int64"),
     "images has 5 channels": ({"images": torch.zeros(1, 8, 8, 5)}, ValueError, "1, 3 or 4 channels, got 5"),
@@ -72,6 +75,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "backend unknown": ({"backend": "magic"}, ValueError, "backend='magic' is not a backend of resize_normalize"),
     "backend impossible": ({"backend": "cuda"}, BackendUnavailableError, "works on CUDA tensors, not on cpu"),
+    "num_threads is a bool": ({"num_threads": True}, TypeError, "num_threads must be a whole number, got bool True"),
     "num_threads": ({"num_threads": 0}, ValueError, "num_threads must be at least 1, got 0"),
 }
 

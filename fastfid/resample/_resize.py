@@ -34,7 +34,7 @@ _OUT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
 
 
 def resize_normalize(
-    images: torch.Tensor | RaggedImages,
+    images: torch.Tensor | RaggedImages | Sequence[Any],
     size: tuple[int, int],
     *,
     filter: str = "bicubic",
@@ -76,8 +76,9 @@ def resize_normalize(
     ===================================  ================================================================
 
     Args:
-        images: uint8 or float32 [n, H, W, C] ([n, C, H, W] with ``input_layout="NCHW"``), any strides, or RaggedImages;
-            C is 1, 3 or 4. Channels are independent: alpha is not premultiplied. Float pixels must be finite.
+        images: uint8 or float32 [n, H, W, C] ([n, C, H, W] with ``input_layout="NCHW"``), any strides, or RaggedImages,
+            or a list or tuple of uint8 arrays or CPU tensors [H, W, C] of any sizes, which RaggedImages.pack copies; C
+            is 1, 3 or 4. Channels are independent: alpha is not premultiplied. Float pixels must be finite.
         size: output (height, width) in pixels.
         filter: "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos3".
         antialias: widen the filter when shrinking, cut it at the border and normalise (as Pillow). Without it the
@@ -223,6 +224,10 @@ def _rule(filter: str, antialias: bool, a: float, coordinates: str, precision: s
 def _geometry(images: Any, input_layout: str) -> tuple[torch.Tensor, npt.NDArray[np.int64], int]:
     """The base tensor, (offset, height, width, stride_h, stride_w, stride_c) per image, and the channels."""
     _one_of("input_layout", input_layout, ("NHWC", "NCHW"))
+    if isinstance(images, (list, tuple)):
+        if input_layout != "NHWC":
+            raise ValueError(f"input_layout={input_layout!r} is for a tensor; a list holds images [H, W, C]")
+        images = RaggedImages.pack(images)
     if isinstance(images, RaggedImages):
         heights_widths = np.array(images.sizes, dtype=np.int64).reshape(-1, 2)
         geometry = np.empty((len(images), 6), dtype=np.int64)
@@ -233,8 +238,7 @@ def _geometry(images: Any, input_layout: str) -> tuple[torch.Tensor, npt.NDArray
         return images.pixels, geometry, images.channels
     if not isinstance(images, torch.Tensor):
         raise TypeError(
-            f"images must be a tensor or RaggedImages, got {type(images).__name__}; "
-            "RaggedImages.pack(list of arrays) makes one of images of any sizes"
+            f"images must be a tensor, RaggedImages, or a list of uint8 images [H, W, C], got {type(images).__name__}"
         )
     if images.ndim != 4:
         raise ValueError(f"images must have 4 dimensions ({input_layout}), got {list(images.shape)}")
