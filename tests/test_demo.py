@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -11,7 +12,7 @@ from PIL import Image
 import fastfid
 from fastfid.cli import main
 from fastfid.demo.disturbances import DISTURBANCES
-from fastfid.demo.run import Series
+from fastfid.demo.run import Series, _write
 from fastfid.distance import FrechetResult
 from fastfid.report.table import title
 
@@ -39,7 +40,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert min(plot.size) >= 200
     rows = [line for line in done.stdout.splitlines() if any(d.name in line for d in DISTURBANCES)]
     assert len(rows) == len(DISTURBANCES)
-    assert all("yes" in row or "no" in row for row in rows)
+    assert all(row.split()[-1] in ("yes", "no") for row in rows), rows
 
     # The line it prints to try next gives the number that the table shows.
     line = next(text for text in done.stdout.splitlines() if text.startswith("next: "))
@@ -53,6 +54,24 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = CliRunner().invoke(main, ["demo", "--count", "3", "--quiet"], prog_name="fastfid")
     assert stopped.exit_code == 3
     assert "mine.txt" in stopped.stderr
+
+
+def test_a_smaller_second_run_leaves_only_its_own_images(tmp_path: Path) -> None:
+    images = np.zeros((5, 4, 4, 3), np.uint8)
+    _write(tmp_path / "set", images)
+    _write(tmp_path / "set", images[:2] + 9)
+    assert sorted(file.name for file in (tmp_path / "set").iterdir()) == ["0000.png", "0001.png"]
+    with Image.open(tmp_path / "set" / "0001.png") as image:
+        assert image.getpixel((0, 0)) == (9, 9, 9)
+    for name in ("12345.png", "0004.jpg", "a0004.png", "0004.png.bak"):
+        mine = tmp_path / "set" / name
+        mine.write_text("keep")
+        (tmp_path / "set" / "0003.png").write_text("keep")
+        with pytest.raises(ValueError, match=f"holds '{name}', which this demo did not write"):
+            _write(tmp_path / "set", images[:2])
+        assert (tmp_path / "set" / "0003.png").exists()
+        assert mine.read_text() == "keep"
+        mine.unlink()
 
 
 @pytest.mark.parametrize(("values", "grows"), [((1, 2, 3, 4), True), ((1, 2, 2, 4), False), ((1, 3, 2, 4), False)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -105,12 +106,15 @@ def _choose(asked: str | None) -> str | None:
 
 
 def _write(folder: Path, images: NDArray[np.uint8]) -> Path:
-    """A folder that holds these images and no others; files the demo did not write stop it."""
+    """A folder that holds these images and no others: earlier ones of the demo go, foreign files stop it."""
     folder.mkdir(parents=True, exist_ok=True)
     names = {f"{index:04d}.png" for index in range(len(images))}
-    strange = sorted(file.name for file in folder.iterdir() if file.name not in names)
+    others = sorted(file for file in folder.iterdir() if file.name not in names)
+    strange = [file.name for file in others if not re.fullmatch(r"[0-9]{4}\.png", file.name)]
     if strange:
         raise ValueError(f"folder={str(folder)!r} holds {strange[0]!r}, which this demo did not write; name another")
+    for file in others:
+        file.unlink()
     for name, image in zip(sorted(names), images, strict=True):
         Image.fromarray(image).save(folder / name)
     return folder
