@@ -127,7 +127,7 @@ def test_layout_holds_for_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels(open_source(tmp_path / "set.npy", layout="NCHW")), images)
     path = save_npz(tmp_path / "set.npz", arr_0=images.transpose(0, 3, 1, 2))
     np.testing.assert_array_equal(pixels(open_source(path, layout="NCHW")), images)
-    with pytest.raises(ValueError, match=r"set\.npz \[arr_0\]: expected .* pass layout='NCHW'"):
+    with pytest.raises(ValueError, match=r"set\.npz \[arr_0\]: expected .* turn them: x\.transpose\(0, 2, 3, 1\)"):
         open_source(path)
 
 
@@ -143,8 +143,8 @@ def test_layout_holds_for_files(tmp_path: Path) -> None:
         (np.zeros((2, 4, 4, 3), object), TypeError, "got object"),
         (np.zeros((4, 4, 3), np.uint8), ValueError, r"got shape \[4, 4, 3\]\. One image needs a leading axis"),
         (np.zeros((1, 2, 4, 4, 3), np.uint8), ValueError, r"\[number, height, width, channels\], got shape"),
-        (np.zeros((2, 3, 4, 4), np.uint8), ValueError, "If the channels are axis 1, pass layout='NCHW'"),
-        (torch.zeros(2, 4, 5, 3, dtype=torch.uint8), ValueError, "If the channels are axis 3, pass layout='NHWC'"),
+        (np.zeros((2, 3, 4, 4), np.uint8), ValueError, r"axis 1, turn them: x\.transpose\(0, 2, 3, 1\)"),
+        (torch.zeros(2, 4, 5, 3, dtype=torch.uint8), ValueError, r"axis 3, turn them: x\.permute\(0, 3, 1, 2\)"),
         (np.zeros((2, 4, 4, 4), np.uint8), ValueError, "Alpha is not dropped silently"),
         (np.zeros((2, 4, 4, 2), np.uint8), ValueError, "1 or 3 channels"),
         (np.zeros((2, 0, 4, 3), np.uint8), ValueError, r"got shape \[2, 0, 4, 3\]"),

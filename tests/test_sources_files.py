@@ -109,6 +109,8 @@ def test_unicode_and_blanks_in_names(tmp_path: Path) -> None:
 def test_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(EmptySourceError, match=r"no images in folder '.*': looked for \.bmp, .*\.webp \(in any case\)"):
         open_source(tmp_path)
+    with pytest.raises(EmptySourceError, match=r"not in subfolders\. It is empty\."):
+        open_source(tmp_path)
     with pytest.raises(EmptySourceError, match=r"in it and its subfolders\. It is empty\."):
         open_source(tmp_path, decode=DEEP)
 
@@ -204,16 +206,16 @@ def test_limit_above_the_number_of_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
-        ({"batch_size": 2.0}, "batch_size must be an integer"),
-        ({"batch_size": True}, "batch_size must be an integer"),
-        ({"batch_size": 1, "num_workers": -1}, "num_workers must be an integer of at least 0, got -1"),
-        ({"batch_size": 1, "limit": 0}, "limit must be an integer of at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 2.0}, "batch_size must be a whole number, got float"),
+        ({"batch_size": True}, "batch_size must be a whole number, got bool"),
+        ({"batch_size": 1, "num_workers": -1}, "num_workers must be at least 0, got -1"),
+        ({"batch_size": 1, "limit": 0}, "limit must be at least 1, got 0"),
     ],
 )
 def test_arguments_are_checked_at_the_call(tmp_path: Path, options: dict[str, object], message: str) -> None:
     source = open_source(write_folder(tmp_path, photos(1)))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         source.batches(**options)
 
 

@@ -83,7 +83,9 @@ def check_images(shape: Sequence[int], dtype: Any, layout: Layout, what: str) ->
         other = "NHWC" if layout == "NCHW" else "NCHW"
         message = f"{what}: expected [{_axes(layout)}] with 1 or 3 channels, got shape {list(shape)}."
         if shape[other.index("C")] in (1, 3):
-            message += f" If the channels are axis {other.index('C')}, pass layout={other!r}."
+            turn = "permute" if str(dtype).startswith("torch.") else "transpose"
+            axes = ", ".join(str(other.index(name)) for name in layout)
+            message += f" If the channels are axis {other.index('C')}, turn them: x.{turn}({axes})."
         elif shape[axis] == 4:
             message += " Alpha is not dropped silently: pass the first three channels."
         raise ValueError(message)

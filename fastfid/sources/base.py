@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastfid._checks import whole_number
 from fastfid.errors import BadImageError
 from fastfid.resample import RaggedImages
 
@@ -93,19 +94,16 @@ class Source(ABC):
             ends threads and worker processes.
 
         Raises:
+            TypeError: batch_size, num_workers or limit is not a whole number.
             ValueError: an argument is out of range, or the set holds fewer than ``limit`` images.
             BadImageError: an image can't be read and ``skip_bad`` is false; raised while iterating.
         """
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("limit", 1 if limit is None else limit, 1),
-        ):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        batch_size = whole_number("batch_size", batch_size, least=1)
+        num_workers = whole_number("num_workers", num_workers, least=0)
+        limit = None if limit is None else whole_number("limit", limit, least=1)
         if limit is not None and self.count is not None and limit > self.count:
             raise ValueError(f"limit={limit}, but {self.description} holds only {self.count} images")
-        return self._batches(Plan(int(batch_size), int(num_workers), limit, seed, skip_bad))
+        return self._batches(Plan(batch_size, num_workers, limit, seed, skip_bad))
 
     @abstractmethod
     def _batches(self, plan: Plan) -> Batches: ...

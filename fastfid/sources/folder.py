@@ -91,6 +91,6 @@ def _nothing_found(path: str, decode: Decode) -> str:
                 f" Its subfolders hold {len(below)} images ({', '.join(folders[:3])}{more}): name one of these folders,"
                 " or use a protocol that reads subfolders (clean, edm, stylegan3, adm), or Decode(recursive=True)."
             )
-    elif not here:
+    if not here and (decode.recursive or not any(Path(path).iterdir())):
         message += " It is empty."
     return message
