@@ -58,11 +58,16 @@ class Resize:
 
 @dataclass(frozen=True)
 class Normalize:
-    """The affine map x·scale + bias from the 0–255 scale to what the network reads, one number for all channels."""
+    """The affine map x·scale + bias from the 0–255 scale to what the network reads, one number for all channels.
+
+    Attributes:
+        scale, bias: the map.
+        formula: the same in words; two maps that differ in it alone are equal.
+    """
 
     scale: float
     bias: float
-    formula: str
+    formula: str = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class Protocol:
         pre_resize: a first resampling to uint8 values before ``resize`` (T2I work: Lanczos to 256), or None.
         resize: the resampling to the network's input size.
         normalize: the affine map to the network's input range.
-        network, tap: the extractor's name and the layer that is read.
+        tap: the layer of the network that is read.
         statistics: dtype of the mean, ddof, dropped remainder.
         root: how the package takes tr(Σ₁Σ₂)^½. fastfid's root is exact for every protocol; this says what it replaces.
         source: where these facts were read.
@@ -107,7 +112,6 @@ class Protocol:
     decode: Decode = field(default_factory=Decode)
     crop: Literal["none", "center"] = "none"
     pre_resize: Resize | None = None
-    network: str = "inception-v3"
     tap: str = "2048"
     statistics: Statistics = field(default_factory=Statistics)
     root: str = "scipy.linalg.sqrtm(Σ₁Σ₂); eps=1e-6 on both diagonals where that is not finite"
@@ -118,7 +122,7 @@ class Protocol:
 
         Fields at their default are left out, so that a new field does not make old statistics files incomparable.
         """
-        parts = (self.crop, self.pre_resize, self.resize, self.normalize, self.network, self.tap)
+        parts = (self.crop, self.pre_resize, self.resize, self.normalize, self.tap)
         text = ";".join(_distinctive(part) for part in parts)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -131,10 +135,11 @@ class Protocol:
 
 
 def _distinctive(part: Resize | Normalize | str | None) -> str:
-    """The type and the fields that differ from their default, in order."""
+    """The type and the fields that are compared and differ from their default, in order."""
     if part is None or isinstance(part, str):
         return repr(part)
-    given = ((f.name, getattr(part, f.name)) for f in fields(part) if getattr(part, f.name) != f.default)
+    compared = ((f, getattr(part, f.name)) for f in fields(part) if f.compare)
+    given = ((f.name, value) for f, value in compared if value != f.default)
     return f"{type(part).__name__}({', '.join(f'{name}={value!r}' for name, value in given)})"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import fastfid
 from fastfid.protocols import DEFAULT, PROTOCOLS, Normalize, Resize
+from fastfid.sources import Decode
 
 
 def test_the_named_presets_exist_and_know_their_names() -> None:
@@ -38,6 +39,16 @@ def test_the_facts_that_move_numbers() -> None:
     assert facts["ttur"][2].block == 50
 
 
+def test_which_files_count() -> None:
+    decode = {name: p.decode for name, p in PROTOCOLS.items()}
+    assert decode["ttur"] == Decode(recursive=False, extensions=frozenset({"jpg", "png"}))
+    assert decode["torch-fidelity"] == Decode(recursive=False, extensions=frozenset({"png", "jpg", "jpeg"}))
+    assert not decode["pytorch-fid"].recursive
+    for name in ("clean", "clean-legacy-tf", "clean-legacy-pt"):
+        assert decode[name] == Decode(recursive=True, npy_files=True, hidden=False, follow_links=True)
+    assert all(decode[name].recursive for name in ("adm", "edm", "stylegan3"))
+
+
 @pytest.mark.parametrize("entry", PROTOCOLS.values(), ids=PROTOCOLS)
 def test_normalisation_is_the_formula_it_names(entry: fastfid.Protocol) -> None:
     ends = {"2·(x/255) − 1": (-1.0, 1.0), "(x − 128)/128": (-1.0, 127 / 128)}[entry.normalize.formula]
@@ -54,7 +65,9 @@ def test_fingerprints_tell_features_apart_and_only_features() -> None:
     assert dataclasses.replace(base, name="mine", source="mine").fingerprint() == base.fingerprint()
     assert dataclasses.replace(base, tap="64").fingerprint() != base.fingerprint()
     assert dataclasses.replace(base, normalize=Normalize(1.0, 0.0, "x")).fingerprint() != base.fingerprint()
-    assert base.fingerprint() == "322bcee2e4dd39d1"  # stored in statistics files: a change makes them incomparable
+    reworded = dataclasses.replace(base.normalize, formula="in other words")
+    assert dataclasses.replace(base, normalize=reworded).fingerprint() == base.fingerprint()
+    assert base.fingerprint() == "bf1aed371d589e71"  # stored in statistics files: a change makes them incomparable
 
 
 def test_protocols_are_frozen_and_written_as_json() -> None:
