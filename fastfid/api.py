@@ -298,7 +298,7 @@ class _Job:
         """Statistics; for sFID the spatial ones of a foreign (ADM) file, and "mu", "sigma" of one of our own."""
         if self.protocol.tap == "spatial":
             with np.load(path, allow_pickle=False) as archive:
-                if "mu_s" in archive.files or "metadata" not in archive.files:
+                if "mu_s" in archive.files or "format" not in archive.files:
                     return Moments.load(path, keys=("mu_s", "sigma_s"))
         return Moments.load(path)
 

@@ -158,7 +158,7 @@ def test_datasets_are_decoded_by_workers(num_workers: int) -> None:
     ("item", "error", "message"),
     [
         (NCHW.float() / 255, TypeError, r"item 1 of list of batches: images must be uint8, got float32\. Rounding"),
-        (torch.from_numpy(IMAGES), ValueError, r"item 1 of list of batches: .*pass layout='NHWC'"),
+        (torch.from_numpy(IMAGES), ValueError, r"item 1 of list of batches: .*x\.permute\(0, 3, 1, 2\)"),
         ("a.png", TypeError, r"item 1 of list of batches is str; accepted: a uint8 tensor"),
         ({"image": NCHW}, TypeError, r"is dict; accepted"),
         ([], TypeError, r"is list; accepted"),
