@@ -60,6 +60,7 @@ def test_every_public_name_resolves() -> None:
 LEVEL = {
     "cli": 0, "__main__": 0, "report": 0, "demo": 0.5,
     "api": 1,
+    "job": 1.5,
     "pipeline": 2,
     "results": 2,
     "protocols": 3,

@@ -1,0 +1,374 @@
+"""One call of ``fid`` or ``stats``: checked settings, the sides measured, and whether they belong together."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import fastfid
+from fastfid import _progress
+from fastfid._checks import whole_number
+from fastfid._dispatch import report
+from fastfid.distance import frechet_moments
+from fastfid.errors import (
+    BackendUnavailableError,
+    BadImageWarning,
+    FastFIDWarning,
+    IncomparableError,
+    NotFIDWarning,
+    ProtocolWarning,
+    SlowPathWarning,
+    SmallSampleWarning,
+)
+from fastfid.extractors import TAPS, Extractor, as_extractor, inception_extractor
+from fastfid.moments import Moments
+from fastfid.pipeline import extract, resampler
+from fastfid.protocols import Protocol
+from fastfid.protocols import protocol as find_protocol
+from fastfid.results import FIDResult, Run, SetInfo, versions
+from fastfid.sources import Source, is_statistics, open_source
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An argument that was understood but not yet read."""
+
+    role: str
+    description: str
+    what: Source | Moments
+
+
+@dataclass(frozen=True)
+class Side:
+    """One measured side."""
+
+    role: str
+    moments: Moments
+    info: SetInfo
+
+
+class Job:
+    """Checked settings, the extractor made when first needed, and the warnings of one call."""
+
+    def __init__(
+        self,
+        *,
+        protocol: str | Protocol,
+        tap: str | None,
+        extractor: Any,
+        weights: str | os.PathLike[str] | None,
+        precision: str,
+        device: str | torch.device,
+        batch_size: int,
+        num_workers: int | None,
+        limit: int | None,
+        seed: int,
+        skip_bad: bool,
+        progress: bool | None,
+    ) -> None:
+        chosen = find_protocol(protocol)
+        if extractor is not None and (weights is not None or tap is not None or precision != "fp32"):
+            raise ValueError(
+                "extractor replaces the Inception network; weights, tap and precision belong to that; leave them out"
+            )
+        if tap is not None and tap not in TAPS:
+            raise ValueError(f"tap={tap!r} is not a layer that can be read; accepted: {', '.join(TAPS)}")
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision={precision!r} is not known; accepted: fp32, bf16")
+        if isinstance(extractor, Extractor) and extractor.taps != ("",):
+            tap = extractor.taps[0]
+        self.protocol = chosen if tap is None else replace(chosen, tap=tap)
+        self.custom = extractor
+        self.weights = weights
+        self.precision = precision
+        self.device = _device(device)
+        self.batch_size = whole_number("batch_size", batch_size, least=1)
+        self.num_workers = None if num_workers is None else whole_number("num_workers", num_workers, least=0)
+        self.limit = None if limit is None else whole_number("limit", limit, least=1)
+        self.seed = whole_number("seed", seed, least=0)
+        self.skip_bad = skip_bad
+        self.progress = _progress.wanted(progress)
+        self.remarks: list[str] = []
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """The network, made when it is first needed."""
+        if self.custom is None:
+            made = inception_extractor(
+                self.protocol.tap,
+                weights=self.weights,
+                device=self.device,
+                precision=self.precision,
+                progress=self.progress,
+            )
+        else:
+            made = as_extractor(self.custom, device=self.device)
+        if made.weights is not None and made.taps != ("",) and not made.official:
+            self.warn(
+                NotFIDWarning,
+                f"weights {made.weights.label}: not the published Inception weights, so this Fréchet distance is not a "
+                "FID and compares only with others of the same weights",
+            )
+        if made.precision not in ("", "fp32"):
+            self.warn(
+                ProtocolWarning,
+                f"the network ran in {made.precision}; the protocol's own arithmetic is fp32, and features differ from "
+                "it by a few 1e-2 of their scale",
+            )
+        return made
+
+    def warn(self, category: type[FastFIDWarning], text: str) -> None:
+        """Once to the caller's warning filters, and into the result."""
+        if text not in self.remarks:
+            self.remarks.append(text)
+            warnings.warn(text, category, stacklevel=2)
+
+    def open(self, role: str, given: Any) -> Opened:
+        """Understand one argument without reading its images."""
+        if isinstance(given, Moments):
+            return Opened(role, "Moments", given)
+        if isinstance(given, (str, os.PathLike)) and is_statistics(given):
+            return Opened(role, os.fspath(given), self._load(Path(given)))
+        try:
+            source = open_source(given, decode=self.protocol.decode)
+        except (ValueError, TypeError, FileNotFoundError) as error:
+            raise type(error)(f"{role}: {error}") from error
+        return Opened(role, source.description, source)
+
+    def check(self, opened: Sequence[Opened]) -> None:
+        """What is bound to fail fails here, before hours go into the first set."""
+        for one in opened:
+            count = one.what.count if isinstance(one.what, Source) else None
+            if count is not None and self.limit is not None and self.limit > count:
+                raise ValueError(f"limit={self.limit}, but {one.role}={one.description!r} holds {count} images")
+        statistics = [one for one in opened if isinstance(one.what, Moments)]
+        for one in statistics:
+            self._require_protocol(one)
+            facts = _facts_of(one)
+            if facts and len(statistics) < len(opened):
+                _require_network(one.role, one.description, facts, self._network())
+
+    def _load(self, path: Path) -> Moments:
+        """Statistics; for sFID the spatial ones of a foreign (ADM) file, and "mu", "sigma" of one of our own."""
+        if self.protocol.tap == "spatial":
+            with np.load(path, allow_pickle=False) as archive:
+                if "mu_s" in archive.files or "format" not in archive.files:
+                    return Moments.load(path, keys=("mu_s", "sigma_s"))
+        return Moments.load(path)
+
+    def measure(self, opened: Opened) -> Side:
+        """The moments of one side, extracted unless they are given."""
+        if isinstance(opened.what, Moments):
+            return Side(opened.role, opened.what, SetInfo(opened.description, "statistics", opened.what.n))
+        source, extractor = opened.what, self.extractor
+        self._remark_on_resampler()
+        count = source.count if self.limit is None or source.count is None else min(self.limit, source.count)
+        with _progress.bar(opened.role, count, self.progress) as progress:
+            done = extract(
+                source,
+                self.protocol,
+                extractor,
+                device=self.device,
+                batch_size=self.batch_size,
+                num_workers=self._workers(source),
+                limit=self.limit,
+                seed=self.seed,
+                skip_bad=self.skip_bad,
+                progress=progress,
+            )
+        skipped = tuple(bad.name for bad in done.skipped)
+        if skipped:
+            listed = ", ".join(skipped[:5]) + (f" and {len(skipped) - 5} more" if len(skipped) > 5 else "")
+            self.warn(BadImageWarning, f"{opened.description}: left out {len(skipped)} unreadable images: {listed}")
+        if done.dropped:
+            self.warn(
+                ProtocolWarning,
+                f"{opened.description}: protocol {self.protocol.name} leaves out the last {done.dropped} images, an "
+                f"incomplete block of {self.protocol.statistics.block}",
+            )
+        done.moments.metadata.update(self._network())
+        done.moments.metadata.update(
+            fastfid=fastfid.__version__,
+            protocol=self.protocol.name,
+            fingerprint=self.protocol.fingerprint(),
+            source=opened.description,
+            n=done.moments.n,
+            skipped=list(skipped),
+            limit=self.limit,
+            seed=self.seed,
+            notes=list(source.notes),
+        )
+        info = SetInfo(
+            opened.description,
+            source.kind,
+            done.moments.n,
+            skipped,
+            done.dropped,
+            done.seconds,
+            tuple(source.notes),
+        )
+        return Side(opened.role, done.moments, info)
+
+    def compare(self, ref: Side, gen: Side, certify: bool | None) -> FIDResult:
+        """The distance of two measured sides that belong together."""
+        for side in (ref, gen):
+            self._require_two(side)
+        facts = self._identity(ref, gen)
+        for side in (ref, gen):
+            self._remark_on_size(side)
+        rule = self.protocol.statistics
+        distance = frechet_moments(
+            ref.moments, gen.moments, ddof=rule.ddof, mean_dtype=rule.mean_dtype, certify=certify
+        )
+        run = Run(
+            metric=facts["metric"],
+            protocol=self.protocol,
+            extractor=facts["extractor"],
+            weights=facts["weights"],
+            weights_sha256=facts["weights_sha256"],
+            precision=facts["precision"],
+            device=str(self.device),
+            limit=self.limit,
+            seed=self.seed,
+            ref=ref.info,
+            gen=gen.info,
+            warnings=(*self.remarks, *distance.notes),
+            versions=versions(),
+        )
+        result = FIDResult.from_result(distance)
+        result.run = run
+        return result
+
+    def _workers(self, source: Source) -> int:
+        """Processes beside a GPU, as pytorch-fid has them; on a CPU a thread, for its cores belong to the network."""
+        if self.num_workers is not None:
+            return self.num_workers
+        if self.device.type == "cpu" or source.kind not in ("folder", "zip"):
+            return 0
+        return min(8, os.cpu_count() or 1)
+
+    def _remark_on_resampler(self) -> None:
+        where, backend = resampler(self.device)
+        reasons = report("resize_normalize", self.device.type)
+        if where != self.device:
+            self.warn(SlowPathWarning, f"images are resized on the CPU, not on {self.device}: {reasons['cuda']}")
+        if backend == "reference":
+            self.warn(SlowPathWarning, f"images are resized by the slow float64 reference: {reasons['cpp']}")
+
+    def _network(self) -> dict[str, Any]:
+        """What the extractor is, as results and statistics files carry it."""
+        made = self.extractor
+        return {
+            "extractor": made.name,
+            "tap": self.protocol.tap if made.taps != ("",) else None,
+            "weights": made.weights.label if made.weights else None,
+            "weights_sha256": made.weights.sha256 if made.weights else None,
+            "precision": made.precision or "the extractor's own",
+            "metric": made.metric,
+        }
+
+    def _require_protocol(self, opened: Opened) -> None:
+        """Statistics that say how they were made must have been made as this comparison asks."""
+        facts = _facts_of(opened)
+        if not facts or facts["fingerprint"] == self.protocol.fingerprint():
+            return
+        name = f"{opened.role}={opened.description!r}"
+        if facts.get("tap") is not None and facts["tap"] != self.protocol.tap:
+            raise IncomparableError(
+                f"{name} holds features of tap {facts['tap']!r}, this comparison is of {self.protocol.tap!r}; "
+                f"pass tap={facts['tap']!r} (--tap {facts['tap']}), or make the statistics again"
+            )
+        how = f"protocol {facts['protocol']!r}"
+        if facts["protocol"] == self.protocol.name:
+            how = "other parameters of that protocol"
+        raise IncomparableError(
+            f"{name} was made with {how}, this comparison uses {self.protocol.name!r}; make the statistics again with "
+            "that, or compare under the protocol they were made with"
+        )
+
+    def _identity(self, ref: Side, gen: Side) -> dict[str, Any]:
+        """What made both sides' features, which must agree where both say."""
+        known = []
+        for side in (ref, gen):
+            if not side.moments.metadata.get("fingerprint"):
+                self.warn(
+                    ProtocolWarning,
+                    f"{side.info.description}: these statistics do not say which protocol and network made them; "
+                    f"they are taken to follow {self.protocol.name}",
+                )
+                continue
+            known.append(side.moments.metadata)
+            if side.info.kind == "statistics" and side.moments.metadata.get("weights_sha256") is None:
+                self.warn(
+                    ProtocolWarning,
+                    f"{side.info.description}: made by {side.moments.metadata.get('extractor')!r}, of which nothing "
+                    "but the name is known; nobody checks that it is the same network",
+                )
+        if not known:
+            return dict.fromkeys(("weights", "weights_sha256")) | {
+                "metric": "fd-unknown",
+                "extractor": "unknown",
+                "precision": "unknown",
+            }
+        if len(known) == 2:
+            _require_network(ref.role, ref.info.description, known[0], known[1])
+        return known[-1]
+
+    def _require_two(self, side: Side) -> None:
+        n = side.moments.n
+        if n is not None and n < 2:
+            raise ValueError(
+                f"{side.role}={side.info.description!r} holds {n} image{'' if n == 1 else 's'}; a covariance needs at "
+                "least 2, and a distance worth quoting needs more than there are feature dimensions"
+            )
+
+    def _remark_on_size(self, side: Side) -> None:
+        n, d = side.moments.n, side.moments.dim
+        if n is not None and d is not None and n <= d:
+            self.warn(
+                SmallSampleWarning,
+                f"{side.info.description}: {n} samples for {d} feature dimensions; the covariance is singular (rank at "
+                f"most {n - 1}) and the distance is dominated by the bias of small samples",
+            )
+
+
+def _facts_of(opened: Opened) -> Mapping[str, Any]:
+    """What statistics say of how they were made; empty where they don't, or for images."""
+    known = isinstance(opened.what, Moments) and opened.what.metadata.get("fingerprint")
+    return opened.what.metadata if known and isinstance(opened.what, Moments) else {}
+
+
+def _require_network(role: str, description: str, theirs: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """IncomparableError where two sides were made by different networks or weights."""
+    for key, shown in (("extractor", "extractor"), ("weights_sha256", "weights")):
+        if theirs.get(key) != wanted.get(key):
+            raise IncomparableError(
+                f"{role}={description!r} was made with {shown} {theirs.get(shown)!r}, the other side with "
+                f"{wanted.get(shown)!r}; make both with the same"
+            )
+
+
+def _device(asked: str | torch.device) -> torch.device:
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device={asked!r} is not a device; accepted: auto, cpu, cuda, cuda:<index>") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={str(device)!r} is not supported; accepted: auto, cpu, cuda, cuda:<index>")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise BackendUnavailableError(
+                f"device={str(device)!r}: this machine has {count} CUDA devices that torch {torch.__version__} can use"
+            )
+    return device
