@@ -4,16 +4,18 @@
 a Dataset, a DataLoader or any iterable of batches. How files are found and decoded is the protocol's ``Decode``.
 """
 
-from fastfid.sources.base import ImageBatch, Layout, Source
+from fastfid.sources.base import WHOLE, ImageBatch, Layout, Shard, Source
 from fastfid.sources.decode import IMAGE_EXTENSIONS, MAX_PIXELS, Decode
 from fastfid.sources.opening import is_statistics, open_source
 
 __all__ = [
     "IMAGE_EXTENSIONS",
     "MAX_PIXELS",
+    "WHOLE",
     "Decode",
     "ImageBatch",
     "Layout",
+    "Shard",
     "Source",
     "is_statistics",
     "open_source",

@@ -46,10 +46,9 @@ class ArraySource(Source):
             self.notes = (REPEATED,)
 
     def _batches(self, plan: Plan) -> Batches:
-        order = self._order(plan)
-        whole = len(order) == self.count
-        for part in chunks(order, plan.batch_size):
-            piece = self.array[int(part[0]) : int(part[-1]) + 1] if whole else self.array[part]
+        for part in chunks(self._order(plan), plan.batch_size):
+            first, last = int(part[0]), int(part[-1])
+            piece = self.array[first : last + 1] if last - first + 1 == len(part) else self.array[part]
             yield ImageBatch(to_rgb(piece, self.layout), tuple(str(index) for index in part))
 
 

@@ -41,6 +41,21 @@ class ImageBatch:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """Which piece of a set one of several readers takes: number ``index`` of ``of``, counted from 0."""
+
+    index: int = 0
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.of:
+            raise ValueError(f"shard {self.index}/{self.of}: accepted: INDEX/OF with 0 ≤ INDEX < OF")
+
+
+WHOLE = Shard()
+
+
+@dataclass(frozen=True)
 class Plan:
     """The checked arguments of ``Source.batches``."""
 
@@ -49,6 +64,9 @@ class Plan:
     limit: int | None
     seed: int
     skip_bad: bool
+    shard: Shard
+    start: int
+    block: int
 
 
 class Source(ABC):
@@ -75,6 +93,9 @@ class Source(ABC):
         limit: int | None = None,
         seed: int = 0,
         skip_bad: bool = False,
+        shard: Shard = WHOLE,
+        start: int = 0,
+        block: int = 0,
     ) -> Batches:
         """Decode the set, in order; the last batch holds what is left.
 
@@ -88,6 +109,12 @@ class Source(ABC):
                 Of a stream, the first ``limit`` images.
             seed: for that shuffle; nothing else is random.
             skip_bad: put what can't be read into ``ImageBatch.bad`` and go on.
+            shard: read only one of ``shard.of`` pieces, which together are the set, each image once. Where images can
+                be indexed, piece i of K is the run from n·i // K to n·(i + 1) // K of what ``limit`` leaves; of a
+                stream, every K-th image from the i-th on.
+            start: leave out this many images of the shard at its beginning, as a run that is resumed does.
+            block: leave out, before the pieces are made, what lies beyond the last whole multiple of this, unless that
+                is everything; only for sets that can be indexed.
 
         Returns:
             A generator of ImageBatch. Closing it (leaving the loop and dropping it, ``contextlib.closing``, Ctrl-C)
@@ -95,7 +122,8 @@ class Source(ABC):
 
         Raises:
             TypeError: batch_size, num_workers or limit is not a whole number.
-            ValueError: an argument is out of range, or the set holds fewer than ``limit`` images.
+            ValueError: an argument is out of range, the set holds fewer than ``limit`` images, or ``block`` is asked of
+                a stream.
             BadImageError: an image can't be read and ``skip_bad`` is false; raised while iterating.
         """
         batch_size = whole_number("batch_size", batch_size, least=1)
@@ -103,20 +131,26 @@ class Source(ABC):
         limit = None if limit is None else whole_number("limit", limit, least=1)
         if limit is not None and self.count is not None and limit > self.count:
             raise ValueError(f"limit={limit}, but {self.description} holds only {self.count} images")
-        return self._batches(Plan(batch_size, num_workers, limit, seed, skip_bad))
+        start, block = whole_number("start", start, least=0), whole_number("block", block, least=0)
+        if block and self.count is None:
+            raise ValueError(f"block={block}: how many images {self.description} holds is not known before its end")
+        return self._batches(Plan(batch_size, num_workers, limit, seed, skip_bad, shard, start, block))
 
     @abstractmethod
     def _batches(self, plan: Plan) -> Batches: ...
 
     def _order(self, plan: Plan) -> Order:
-        """The ascending indices to read: all, or the subset that EDM and StyleGAN take."""
+        """The ascending indices to read: all, or the subset that EDM and StyleGAN take; of these, the shard's."""
         assert self.count is not None
         order = np.arange(self.count, dtype=np.int64)
-        if plan.limit is None or plan.limit == self.count:
-            return order
-        # The legacy generator on purpose: published numbers rest on its subsets.
-        np.random.RandomState(plan.seed % 2**31).shuffle(order)
-        return np.sort(order[: plan.limit])
+        if plan.limit is not None and plan.limit < self.count:
+            # The legacy generator on purpose: published numbers rest on its subsets.
+            np.random.RandomState(plan.seed % 2**31).shuffle(order)
+            order = np.sort(order[: plan.limit])
+        if plan.block and len(order) >= plan.block:
+            order = order[: len(order) - len(order) % plan.block]
+        index, of = plan.shard.index, plan.shard.of
+        return order[len(order) * index // of : len(order) * (index + 1) // of][plan.start :]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.description}, {'?' if self.count is None else self.count} images>"

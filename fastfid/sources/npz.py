@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from itertools import pairwise
 from math import prod
+from pathlib import Path
 from typing import IO, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -30,7 +34,9 @@ class Header(NamedTuple):
 class NpzSource(Source):
     """``arr_0`` of an ``.npz`` file, or its only four-dimensional uint8 member; stored or deflated.
 
-    Reading is sequential. Each image's bytes pass the archive's CRC check, whose failure stops the run at the end.
+    Reading is sequential. Each image's bytes pass the archive's CRC check, whose failure stops the run at the end; only
+    where part of a stored (not deflated) member is read, a shard of a large file say, the rest is skipped unread, and
+    with it the check.
 
     Raises:
         ValueError: not a readable archive, no member of images, Fortran order, wrong number of axes.
@@ -61,7 +67,7 @@ class NpzSource(Source):
         """Batches of raw pixels, read in one pass."""
         shape = self.header.shape[1:]
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(self.member + ".npy") as file:
+            with zipfile.ZipFile(self.path) as archive, self._open(archive, len(order) == self.count) as file:
                 _read_header(file)
                 at = 0
                 for part in chunks(order, size):
@@ -72,10 +78,25 @@ class NpzSource(Source):
                         _fill(file, images[begin:end])
                         at = first + number
                     yield part, images
-                if at == self.count and file.read(1):
+                if len(order) == self.count and file.read(1):
                     raise zipfile.BadZipFile("there is more data than the header says")
         except _DAMAGE as error:
             raise ValueError(f"{self.path} [{self.member}] is damaged: {error}") from error
+
+    def _open(self, archive: zipfile.ZipFile, whole: bool) -> IO[bytes]:
+        """The member, where it begins: as the archive gives it, or as bytes of the file that can be sought."""
+        info = archive.getinfo(self.member + ".npy")
+        if whole or info.compress_type != zipfile.ZIP_STORED:
+            return archive.open(info)
+        with archive.open(info) as member:  # checks the local header
+            _read_header(member)
+            if info.file_size - member.tell() != prod(self.header.shape):
+                raise zipfile.BadZipFile(f"{info.file_size} bytes do not hold {list(self.header.shape)} pixels")
+        file = Path(self.path).open("rb")  # noqa: SIM115  # closed by the caller
+        file.seek(info.header_offset)
+        name, extra = struct.unpack("<26x2H", file.read(30))
+        file.seek(name + extra, os.SEEK_CUR)
+        return file
 
 
 def npz_headers(path: str) -> dict[str, Header]:
@@ -125,7 +146,10 @@ def _runs(part: Order) -> Iterator[tuple[int, int]]:
 
 
 def _skip(file: IO[bytes], size: int, block: int = 1 << 22) -> None:
-    """Read past ``size`` bytes: seeking would give up the CRC check and is no faster in a deflated member."""
+    """Go past ``size`` bytes; in a member that the archive unpacks, by reading, which also keeps its CRC check."""
+    if isinstance(file, io.BufferedReader):
+        file.seek(size, os.SEEK_CUR)
+        return
     while size > 0:
         got = len(file.read(min(size, block)))
         if got == 0:

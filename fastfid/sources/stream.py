@@ -55,25 +55,28 @@ class BatchesSource(Source):
         return self._rebatched(plan)
 
     def _rebatched(self, plan: Plan) -> Batches:
-        at, waiting = 0, _Waiting()
-        for position, item in enumerate(self.items):
-            for images, order in _image_batches(item, self.layout, f"item {position} of {self.description}"):
+        index, of = plan.shard.index, plan.shard.of
+        position, taken, waiting = 0, 0, _Waiting()
+        for number, item in enumerate(self.items):
+            for images, order in _image_batches(item, self.layout, f"item {number} of {self.description}"):
                 if images.shape[order.index("C")] == 1:
                     self.notes = (REPEATED,)
-                waiting.add(to_rgb(images, order))
+                count = len(images) if plan.limit is None else min(len(images), plan.limit - position)
+                mine = list(range((index - position) % of, count, of))
+                skipped = min(len(mine), plan.start - taken)
+                taken, mine = taken + skipped, mine[skipped:]
+                if mine:
+                    rgb = to_rgb(images, order)
+                    waiting.add(rgb if len(mine) == len(rgb) else rgb[mine], [position + i for i in mine])
+                position += count
             while waiting.count >= plan.batch_size:
-                size = plan.batch_size if plan.limit is None else min(plan.batch_size, plan.limit - at)
-                yield waiting.take(size, at)
-                at += size
-                if at == plan.limit:
-                    return
-            if plan.limit is not None and at + waiting.count >= plan.limit:
+                yield waiting.take(plan.batch_size)
+            if position == plan.limit:
                 break
-        rest = waiting.count if plan.limit is None else min(waiting.count, plan.limit - at)
-        if plan.limit is not None and at + rest < plan.limit:
-            raise ValueError(f"limit={plan.limit}, but {self.description} held only {at + rest} images")
-        if rest:
-            yield waiting.take(rest, at)
+        if plan.limit is not None and position < plan.limit:
+            raise ValueError(f"limit={plan.limit}, but {self.description} held only {position} images")
+        if waiting.count:
+            yield waiting.take(waiting.count)
 
 
 class DatasetSource(DecodedSource):
@@ -121,18 +124,22 @@ class _DatasetReader(Reader):
 
 
 class _Waiting:
-    """Images that have come and not yet left: a queue of tensors [k, H, W, 3]."""
+    """Images that have come and not yet left: a queue of tensors [k, H, W, 3], and where each stood in the stream."""
 
     def __init__(self) -> None:
         self.parts: list[torch.Tensor] = []
-        self.count = 0
+        self.positions: list[int] = []
 
-    def add(self, images: torch.Tensor) -> None:
+    @property
+    def count(self) -> int:
+        return len(self.positions)
+
+    def add(self, images: torch.Tensor, positions: list[int]) -> None:
         self.parts.append(images)
-        self.count += len(images)
+        self.positions += positions
 
-    def take(self, size: int, at: int) -> ImageBatch:
-        """The first ``size`` images, as the batch that begins at image ``at``."""
+    def take(self, size: int) -> ImageBatch:
+        """The first ``size`` images."""
         taken: list[torch.Tensor] = []
         missing = size
         while missing:
@@ -142,8 +149,7 @@ class _Waiting:
                 part = part[:missing]
             taken.append(part)
             missing -= len(part)
-        self.count -= size
-        names = tuple(str(index) for index in range(at, at + size))
+        names, self.positions = tuple(map(str, self.positions[:size])), self.positions[size:]
         if len({part.shape[1:] for part in taken}) == 1:
             return ImageBatch(taken[0] if len(taken) == 1 else torch.cat(taken), names)
         return ImageBatch(unpack(*pack([image.cpu().numpy() for part in taken for image in part])), names)
