@@ -30,6 +30,9 @@ from fastfid.linalg.factors import Factor
 from fastfid.linalg.trace import METHODS, RootTrace, resolve, trace_from_samples, trace_of_root, traces_of_roots
 from fastfid.moments import Moments
 
+RTOL = 1e-5
+"""Widest enclosure of the trace of the root, relative to it, that a route may give before the next one takes over."""
+
 _Result = TypeVar("_Result", bound="FrechetResult")
 
 
@@ -151,7 +154,7 @@ def frechet(
     method: str = "auto",
     device: torch.device | str | None = None,
     certify: bool | None = None,
-    rtol: float = 1e-5,
+    rtol: float = RTOL,
 ) -> FrechetResult:
     """The Fréchet distance between two Gaussians with a two-sided bound.
 
@@ -184,7 +187,7 @@ def frechet(
     _check_method(method, ("low-rank",))
     first = FrechetReference(mu1, sigma1, device=device, names=("mu1", "sigma1"))
     second = FrechetReference(mu2, sigma2, device=first.mean.device, names=("mu2", "sigma2"))
-    _check_dims(first, second)
+    check_dims(first, second)
     return compare(first, second, method, certify=bool(certify), rtol=rtol)
 
 
@@ -196,7 +199,7 @@ def frechet_moments(
     method: str = "auto",
     device: torch.device | str | None = None,
     certify: bool | None = None,
-    rtol: float = 1e-5,
+    rtol: float = RTOL,
     mean_dtype: str = "float64",
 ) -> FrechetResult:
     """The Fréchet distance between the moments of two sets of features.
@@ -233,7 +236,7 @@ def frechet_moments(
     second = FrechetReference.from_moments(
         gen, ddof=ddofs[1], device=first.mean.device, keep_rows=keep, mean_dtype=mean_dtype, name="gen"
     )
-    _check_dims(first, second)
+    check_dims(first, second)
     if method == "low-rank" and first.rows is None and second.rows is None:
         raise ValueError("method: 'low-rank' needs the samples of one side (n ≤ d); both sides only have a covariance")
     return compare(first, second, method, certify=bool(certify), rtol=rtol)
@@ -246,7 +249,7 @@ def frechet_many(
     ddof: int = 1,
     method: str = "auto",
     certify: bool | None = None,
-    rtol: float = 1e-5,
+    rtol: float = RTOL,
 ) -> list[FrechetResult]:
     """The distances of many Gaussians to one reference, whose factor is computed once.
 
@@ -278,7 +281,7 @@ def frechet_many(
     _check_method(method)
     sides = [_as_reference(one, index, ddof, ref.mean.device) for index, one in enumerate(candidates)]
     for side in sides:
-        _check_dims(ref, side)
+        check_dims(ref, side)
     if resolve(method, ref.mean.device, bool(certify)) != "newton-schulz":
         return [compare(ref, side, method, certify=bool(certify), rtol=rtol) for side in sides]
     open_ones = [index for index, side in enumerate(sides) if not ref.same_covariance(side)]
@@ -317,7 +320,8 @@ def _as_reference(one: Any, index: int, ddof: int, device: torch.device) -> Frec
     raise TypeError(f"{name}: {type(one).__name__}; accepted: FrechetReference, Moments, or a pair (mu, sigma)")
 
 
-def _check_dims(first: FrechetReference, second: FrechetReference) -> None:
+def check_dims(first: FrechetReference, second: FrechetReference) -> None:
+    """ValueError where two Gaussians have different numbers of features."""
     if first.dim != second.dim:
         raise ValueError(f"{second.name}: {second.dim} features; accepted: {first.dim}, as {first.name} has")
 

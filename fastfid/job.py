@@ -17,7 +17,7 @@ import fastfid
 from fastfid import _progress
 from fastfid._checks import whole_number
 from fastfid._dispatch import report
-from fastfid.distance import frechet_moments
+from fastfid.distance import RTOL, check_dims, compare
 from fastfid.errors import (
     BackendUnavailableError,
     BadImageWarning,
@@ -29,9 +29,10 @@ from fastfid.errors import (
     SmallSampleWarning,
 )
 from fastfid.extractors import TAPS, Extractor, as_extractor, inception_extractor
+from fastfid.gaussian import FrechetReference
 from fastfid.moments import Moments
-from fastfid.pipeline import extract, resampler
-from fastfid.protocols import Protocol
+from fastfid.pipeline import Reading, extract, resampler
+from fastfid.protocols import Protocol, Statistics
 from fastfid.protocols import protocol as find_protocol
 from fastfid.results import FIDResult, Run, SetInfo, versions
 from fastfid.sources import Source, is_statistics, open_source
@@ -48,11 +49,21 @@ class Opened:
 
 @dataclass(frozen=True)
 class Side:
-    """One measured side."""
+    """One measured side; its moments become a Gaussian as ``rule`` says, with the d×d work on ``device``."""
 
     role: str
     moments: Moments
     info: SetInfo
+    rule: Statistics
+    device: torch.device
+
+    @cached_property
+    def reference(self) -> FrechetReference:
+        """The Gaussian, which keeps its factor for further comparisons."""
+        rule = self.rule
+        return FrechetReference.from_moments(
+            self.moments, ddof=rule.ddof, device=self.device, mean_dtype=rule.mean_dtype, name=self.role
+        )
 
 
 class Job:
@@ -167,7 +178,7 @@ class Job:
     def measure(self, opened: Opened) -> Side:
         """The moments of one side, extracted unless they are given."""
         if isinstance(opened.what, Moments):
-            return Side(opened.role, opened.what, SetInfo(opened.description, "statistics", opened.what.n))
+            return self.side(opened.role, opened.what, SetInfo(opened.description, "statistics", opened.what.n))
         source, extractor = opened.what, self.extractor
         self._remark_on_resampler()
         count = source.count if self.limit is None or source.count is None else min(self.limit, source.count)
@@ -176,12 +187,8 @@ class Job:
                 source,
                 self.protocol,
                 extractor,
+                Reading(self.batch_size, self._workers(source), self.limit, self.seed, self.skip_bad),
                 device=self.device,
-                batch_size=self.batch_size,
-                num_workers=self._workers(source),
-                limit=self.limit,
-                seed=self.seed,
-                skip_bad=self.skip_bad,
                 progress=progress,
             )
         skipped = tuple(bad.name for bad in done.skipped)
@@ -215,7 +222,11 @@ class Job:
             done.seconds,
             tuple(source.notes),
         )
-        return Side(opened.role, done.moments, info)
+        return self.side(opened.role, done.moments, info)
+
+    def side(self, role: str, moments: Moments, info: SetInfo) -> Side:
+        """Moments as one side of this job's comparisons."""
+        return Side(role, moments, info, self.protocol.statistics, self.device)
 
     def compare(self, ref: Side, gen: Side, certify: bool | None) -> FIDResult:
         """The distance of two measured sides that belong together."""
@@ -224,10 +235,8 @@ class Job:
         facts = self._identity(ref, gen)
         for side in (ref, gen):
             self._remark_on_size(side)
-        rule = self.protocol.statistics
-        distance = frechet_moments(
-            ref.moments, gen.moments, ddof=rule.ddof, mean_dtype=rule.mean_dtype, certify=certify
-        )
+        check_dims(ref.reference, gen.reference)
+        distance = compare(ref.reference, gen.reference, "auto", certify=bool(certify), rtol=RTOL)
         run = Run(
             metric=facts["metric"],
             protocol=self.protocol,

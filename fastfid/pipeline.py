@@ -1,45 +1,48 @@
 """source → resample → extractor → moments, one batch at a time.
 
-Memory does not grow with the number of images: a batch of uint8 pixels, its features and the moments are all there is.
-Decoding runs ahead of the network (worker processes, or a thread); resampling happens where the network is.
+Memory does not grow with the number of images: a few batches of uint8 pixels, their features and the moments are all
+there is. Decoding runs ahead of the network (worker processes, or a thread); pixels go to a GPU as bytes, on a stream
+of their own (fastfid.staging); resampling happens where the network is; the host waits for no batch.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 
 from fastfid._dispatch import backend_for
-from fastfid.errors import BadImageError, EmptySourceError
+from fastfid.errors import EmptySourceError
 from fastfid.extractors import Extractor
-from fastfid.moments import Moments
 from fastfid.protocols import IDENTITY, Normalize, Protocol, Resize
 from fastfid.resample import RaggedImages, resize_normalize
-from fastfid.sources import Source
+from fastfid.sources import WHOLE, Batches, Shard, Source
+from fastfid.staging import Staging
+from fastfid.tally import FeatureBatch, Tally
 
 Progress = Callable[[int], None]
 """Called after each batch with the number of images it held."""
 
 
 @dataclass(frozen=True)
-class Extraction:
-    """What one pass over an image set gave.
+class Reading:
+    """How a set is read: the arguments of ``Source.batches`` of the same names."""
 
-    Attributes:
-        moments: of the features, in float64.
-        skipped: the images that could not be read and were left out (only with ``skip_bad``).
-        dropped: how many images at the end the protocol leaves out of its statistics (an incomplete last block).
-        seconds: wall time of the pass.
-    """
+    batch_size: int = 50
+    num_workers: int = 0
+    limit: int | None = None
+    seed: int = 0
+    skip_bad: bool = False
+    shard: Shard = WHOLE
+    block: int = 0
 
-    moments: Moments
-    skipped: tuple[BadImageError, ...]
-    dropped: int
-    seconds: float
+    def batches(self, source: Source, start: int = 0) -> Batches:
+        """The set's batches, from image ``start`` of the shard on."""
+        arguments = {name: value for name, value in vars(self).items() if name != "batch_size"}
+        return source.batches(self.batch_size, start=start, **arguments)
 
 
 def resampler(device: torch.device) -> tuple[torch.device, str]:
@@ -62,9 +65,11 @@ def prepare(images: torch.Tensor | RaggedImages, protocol: Protocol, device: tor
     Returns:
         float32 [n, 3, h, w] in channels_last memory format on ``device``.
     """
-    where, _ = resampler(device)
-    # Asynchronous towards a GPU only: towards the CPU nothing would wait for the copy before the resampler reads it.
-    pixels = images.to(where, non_blocking=where.type == "cuda")
+    return _resampled(images.to(resampler(device)[0]), protocol, device)
+
+
+def _resampled(pixels: torch.Tensor | RaggedImages, protocol: Protocol, device: torch.device) -> torch.Tensor:
+    """The same for pixels that are where they are resampled."""
     if protocol.pre_resize is None:
         return _resample(pixels, protocol.resize, protocol.normalize, protocol.crop).to(device)
     small = _resample(pixels, protocol.pre_resize, IDENTITY, protocol.crop)
@@ -91,75 +96,56 @@ def _resample(pixels: torch.Tensor | RaggedImages, step: Resize, affine: Normali
     )
 
 
+def features_of(
+    source: Source, protocol: Protocol, extractor: Extractor, reading: Reading, *, device: torch.device, start: int = 0
+) -> Generator[FeatureBatch, None, None]:
+    """The features of a set, batch by batch; closing the generator ends its threads and processes.
+
+    Args:
+        start: leave out this many images at the beginning of the shard.
+
+    Raises:
+        BadImageError: an image can't be read and ``reading.skip_bad`` is false.
+    """
+    staging = Staging(resampler(device)[0])
+    with closing(reading.batches(source, start)) as batches:
+        for batch in batches:
+            rows = None
+            if batch.names:
+                with torch.no_grad():
+                    rows = extractor(_resampled(staging(batch.images), protocol, device))
+            yield FeatureBatch(rows, batch.names, batch.bad)
+
+
 def extract(
     source: Source,
     protocol: Protocol,
     extractor: Extractor,
+    reading: Reading,
     *,
     device: torch.device,
-    batch_size: int,
-    num_workers: int = 0,
-    limit: int | None = None,
-    seed: int = 0,
-    skip_bad: bool = False,
     progress: Progress | None = None,
-) -> Extraction:
+) -> Tally:
     """One pass: the moments of the extractor's features over an image set.
 
     Raises:
-        BadImageError: an image can't be read and ``skip_bad`` is false.
+        BadImageError: an image can't be read and ``reading.skip_bad`` is false.
         EmptySourceError: no image was left.
     """
     begin = time.perf_counter()
-    moments = Moments()
-    skipped: list[BadImageError] = []
-    whole = _WholeBlocks(protocol.statistics.block)
-    batches = source.batches(batch_size, num_workers=num_workers, limit=limit, seed=seed, skip_bad=skip_bad)
-    with closing(batches), torch.no_grad():
+    tally = Tally(protocol.statistics.block)
+    with closing(features_of(source, protocol, extractor, reading, device=device)) as batches:
         for batch in batches:
-            skipped.extend(batch.bad)
-            if batch.names:
-                features = extractor(prepare(batch.images, protocol, device))
-                for block in whole.push(features):
-                    moments.update(block)
+            tally.add(batch)
             if progress is not None:
                 progress(len(batch.names) + len(batch.bad))
-        for block in whole.finish():
-            moments.update(block)
-    if moments.n == 0:
+    tally.finish()
+    tally.seconds += time.perf_counter() - begin
+    if tally.moments.n == 0:
         raise EmptySourceError(
-            f"{source.description}: none of the {len(skipped)} images could be read; the first: {skipped[0]}"
-            if skipped
+            f"{source.description}: none of the {len(tally.skipped)} images could be read; the first: "
+            f"{tally.skipped[0]}"
+            if tally.skipped
             else f"{source.description}: the {source.kind} yielded no images"
         )
-    return Extraction(moments, tuple(skipped), whole.left, time.perf_counter() - begin)
-
-
-class _WholeBlocks:
-    """Passes rows on in multiples of ``block``; a shorter rest is left out unless it is all there ever was."""
-
-    def __init__(self, block: int) -> None:
-        self.block = block
-        self.passed = 0
-        self.left = 0
-        self.rest: torch.Tensor | None = None
-
-    def push(self, rows: torch.Tensor) -> Iterator[torch.Tensor]:
-        if self.block == 0:
-            yield rows
-            return
-        if self.rest is not None:
-            rows = torch.cat([self.rest, rows])
-        whole = len(rows) - len(rows) % self.block
-        self.rest = rows[whole:]
-        if whole:
-            self.passed += whole
-            yield rows[:whole]
-
-    def finish(self) -> Iterator[torch.Tensor]:
-        if self.rest is None or len(self.rest) == 0:
-            return
-        if self.passed == 0:
-            yield self.rest
-        else:
-            self.left = len(self.rest)
+    return tally

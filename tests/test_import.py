@@ -62,6 +62,7 @@ LEVEL = {
     "api": 1,
     "job": 1.5,
     "pipeline": 2,
+    "staging": 3, "tally": 3,
     "results": 2,
     "protocols": 3,
     "sources": 4, "extractors": 4,
