@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fastfid.api import fid, stats
     from fastfid.distance import FrechetResult, frechet, frechet_distance, frechet_many, frechet_moments
+    from fastfid.evaluator import Evaluator
     from fastfid.extractors import Extractor, as_extractor, inception_extractor
     from fastfid.gaussian import FrechetReference
     from fastfid.linalg.polar_factor import nuclear_norm, polar
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from fastfid.results import FIDResult
 
 _PUBLIC = {
+    "Evaluator": "fastfid.evaluator",
     "Extractor": "fastfid.extractors",
     "as_extractor": "fastfid.extractors",
     "inception_extractor": "fastfid.extractors",

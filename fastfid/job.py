@@ -201,18 +201,7 @@ class Job:
                 f"{opened.description}: protocol {self.protocol.name} leaves out the last {done.dropped} images, an "
                 f"incomplete block of {self.protocol.statistics.block}",
             )
-        done.moments.metadata.update(self._network())
-        done.moments.metadata.update(
-            fastfid=fastfid.__version__,
-            protocol=self.protocol.name,
-            fingerprint=self.protocol.fingerprint(),
-            source=opened.description,
-            n=done.moments.n,
-            skipped=list(skipped),
-            limit=self.limit,
-            seed=self.seed,
-            notes=list(source.notes),
-        )
+        self.label(done.moments, opened.description, skipped=skipped, notes=tuple(source.notes))
         info = SetInfo(
             opened.description,
             source.kind,
@@ -224,6 +213,23 @@ class Job:
         )
         return self.side(opened.role, done.moments, info)
 
+    def label(
+        self, moments: Moments, description: str, *, skipped: tuple[str, ...] = (), notes: tuple[str, ...] = ()
+    ) -> None:
+        """Have moments say how they were made, for results and statistics files."""
+        moments.metadata.update(self._network())
+        moments.metadata.update(
+            fastfid=fastfid.__version__,
+            protocol=self.protocol.name,
+            fingerprint=self.protocol.fingerprint(),
+            source=description,
+            n=moments.n,
+            skipped=list(skipped),
+            limit=self.limit,
+            seed=self.seed,
+            notes=list(notes),
+        )
+
     def side(self, role: str, moments: Moments, info: SetInfo) -> Side:
         """Moments as one side of this job's comparisons."""
         return Side(role, moments, info, self.protocol.statistics, self.device)
@@ -231,7 +237,7 @@ class Job:
     def compare(self, ref: Side, gen: Side, certify: bool | None) -> FIDResult:
         """The distance of two measured sides that belong together."""
         for side in (ref, gen):
-            self._require_two(side)
+            self.require_statistics(side)
         facts = self._identity(ref, gen)
         for side in (ref, gen):
             self._remark_on_size(side)
@@ -331,7 +337,8 @@ class Job:
             _require_network(ref.role, ref.info.description, known[0], known[1])
         return known[-1]
 
-    def _require_two(self, side: Side) -> None:
+    def require_statistics(self, side: Side) -> None:
+        """ValueError where a side has too few samples for a covariance."""
         n = side.moments.n
         if n is not None and n < 2:
             raise ValueError(

@@ -1,0 +1,173 @@
+"""FID inside a training loop: images in as they are made, a distance out whenever it is asked for."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import closing
+from typing import Any
+
+import torch
+
+from fastfid.job import Job, Side
+from fastfid.moments import Moments
+from fastfid.pipeline import Reading, features_of
+from fastfid.protocols import DEFAULT, Protocol
+from fastfid.results import FIDResult, SetInfo
+from fastfid.sources import open_source
+from fastfid.tally import FeatureBatch, Tally
+
+
+class Evaluator:
+    """Distances of what a model makes, now and at every later checkpoint, from one reference.
+
+    The reference is measured (or loaded) once and keeps its factor; the network stays loaded; images may be anywhere,
+    CUDA tensors stay on the GPU, and nothing is written to disk. As with torchmetrics: ``update``, ``compute``,
+    ``reset``.
+
+        evaluator = fastfid.Evaluator("real.npz", device="cuda")
+        for step in range(steps):
+            ...
+            for _ in range(200):
+                evaluator.update(generator.sample(250))  # uint8 [250, 3, H, W]
+            print(evaluator.compute())
+            evaluator.reset()
+
+    Args:
+        ref: as ``ref`` of ``fastfid.fid``.
+        protocol, tap, extractor, weights, precision, device, batch_size, num_workers, limit, seed, skip_bad, progress:
+            as in ``fastfid.fid``; limit, seed, skip_bad and progress concern the reference.
+
+    Attributes:
+        n: images and feature vectors taken since the last reset.
+
+    Raises:
+        As ``fastfid.fid``.
+
+    Numerics:
+        Equal to ``fastfid.fid`` of the same images bit for bit, where batches are cut at the same places
+        (tests/test_evaluator.py::test_equals_fid).
+    """
+
+    def __init__(
+        self,
+        ref: Any,
+        *,
+        protocol: str | Protocol = DEFAULT,
+        tap: str | None = None,
+        extractor: Any = None,
+        weights: str | os.PathLike[str] | None = None,
+        precision: str = "fp32",
+        device: str | torch.device = "auto",
+        batch_size: int = 50,
+        num_workers: int | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+        skip_bad: bool = False,
+        progress: bool | None = None,
+    ) -> None:
+        self._job = Job(
+            protocol=protocol,
+            tap=tap,
+            extractor=extractor,
+            weights=weights,
+            precision=precision,
+            device=device,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            limit=limit,
+            seed=seed,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
+        opened = self._job.open("ref", ref)
+        self._job.check([opened])
+        self._ref = self._job.measure(opened)
+        self._job.require_statistics(self._ref)
+        _ = self._job.extractor  # loaded now rather than in the first update, and what it has to say is said
+        self._remarks = tuple(self._job.remarks)
+        self._reading = Reading(self._job.batch_size)
+        self._last: torch.cuda.Event | None = None
+        self.reset()
+
+    @property
+    def n(self) -> int:
+        """Images and feature vectors taken since the last reset, an incomplete block of the protocol's included."""
+        return self._tally.read
+
+    @property
+    def reference(self) -> Moments:
+        """The reference's moments; ``save`` them to begin the next run without measuring."""
+        return self._ref.moments
+
+    def update(self, images: Any) -> None:
+        """Take images.
+
+        Args:
+            images: uint8 tensor [n, 3, H, W] on any device, or array [n, H, W, 3]; also a list of images of different
+                sizes, and whatever else ``fastfid.fid`` takes as an image set. They go through the network
+                ``batch_size`` at a time.
+
+        Raises:
+            TypeError: images that are not uint8; the message says how to convert.
+            ValueError: wrong axes, or an image that can't be read; images of earlier batches have been taken then.
+        """
+        source = open_source(images, decode=self._job.protocol.decode)
+        job = self._job
+        begin = time.perf_counter()
+        self._follow()
+        batches = features_of(source, job.protocol, job.extractor, self._reading, device=job.device)
+        with closing(batches):
+            for batch in batches:
+                self._tally.add(batch)
+        self._notes.update(dict.fromkeys(source.notes))
+        self._mark(begin)
+
+    def update_features(self, features: torch.Tensor) -> None:
+        """Take features [n, d] that the same network has already given, on any device."""
+        begin = time.perf_counter()
+        self._follow()
+        names = tuple(str(self._tally.read + i) for i in range(len(features)))
+        self._tally.add(FeatureBatch(features.detach().to(self._job.device), names, ()))
+        self._mark(begin)
+
+    def compute(self, *, certify: bool | None = None) -> FIDResult:
+        """The distance of what was taken since the last reset; more may be taken afterwards.
+
+        Args:
+            certify: as in ``fastfid.fid``.
+
+        Raises:
+            ValueError: fewer than two images, or a feature that is NaN or infinite.
+        """
+        self._follow()
+        self._job.remarks = list(self._remarks)  # what an earlier result had to say is not this one's
+        return self._job.compare(self._ref, self._side(), certify)
+
+    def reset(self) -> None:
+        """Forget what was taken; the reference stays."""
+        self._tally = Tally(self._job.protocol.statistics.block)
+        self._notes: dict[str, None] = {}
+
+    def _side(self) -> Side:
+        """What was taken, as a side of a comparison; nothing of it changes."""
+        tally, job = self._tally, self._job
+        moments = Moments()
+        moments.merge(tally.moments)
+        dropped = tally.dropped
+        if moments.n == 0 and tally.rest is not None:
+            moments.update(tally.rest)
+        description = f"{tally.read} images taken by Evaluator"
+        job.label(moments, description, notes=tuple(self._notes))
+        info = SetInfo(description, "evaluator", moments.n, (), dropped, tally.seconds, tuple(self._notes))
+        return job.side("gen", moments, info)
+
+    def _follow(self) -> None:
+        """Order this call behind the one before, whichever stream that was on."""
+        if self._last is not None:
+            torch.cuda.current_stream(self._job.device).wait_event(self._last)
+
+    def _mark(self, begin: float) -> None:
+        self._tally.seconds += time.perf_counter() - begin
+        if self._job.device.type == "cuda":
+            self._last = torch.cuda.current_stream(self._job.device).record_event()
