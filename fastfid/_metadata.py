@@ -9,7 +9,7 @@ from typing import Any
 from fastfid.errors import IncomparableError
 
 _IDENTITY = ("fingerprint", "extractor", "weights_sha256")
-_LISTS = ("source", "skipped")
+_LISTS = ("source", "skipped", "shards")
 
 
 def parsed(text: str) -> dict[str, Any]:
@@ -29,6 +29,22 @@ def require_alike(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
                 f"other: its metadata has {key}={theirs[key]!r}, these Moments have {mine[key]!r}; "
                 "only features of one protocol, network and weights can be merged"
             )
+
+
+def require_disjoint(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Refuse to count a shard twice."""
+    twice = [shard for shard in theirs.get("shards", []) if shard in mine.get("shards", [])]
+    if twice:
+        source, index, of = twice[0]
+        raise IncomparableError(f"other: shard {index}/{of} of {source!r} is in these Moments already")
+
+
+def missing_shards(metadata: Mapping[str, Any]) -> list[str]:
+    """The shards that statistics lack of the sets they hold others of, as "INDEX/OF of 'set'"."""
+    have = metadata.get("shards", [])
+    wholes = dict.fromkeys((source, of) for source, _, of in have)
+    wanted = [[source, index, of] for source, of in wholes for index in range(of)]
+    return [f"{index}/{of} of {source!r}" for source, index, of in wanted if [source, index, of] not in have]
 
 
 def of_one(theirs: Mapping[str, Any]) -> dict[str, Any]:

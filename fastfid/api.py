@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fastfid._atomic import require_folder
+from fastfid._metadata import missing_shards
 from fastfid.job import Job
 from fastfid.moments import Moments
 from fastfid.protocols import DEFAULT, Protocol
 from fastfid.results import FIDResult
+from fastfid.sources import Shard
 
 
 def fid(
@@ -112,6 +114,7 @@ def stats(
     limit: int | None = None,
     seed: int = 0,
     skip_bad: bool = False,
+    shard: Shard | str | tuple[int, int] | None = None,
     progress: bool | None = None,
 ) -> Moments:
     """The moments of one image set, to be compared with many others later.
@@ -122,6 +125,8 @@ def stats(
             to merge them and to refuse a comparison with statistics of another protocol or network.
         protocol, tap, extractor, weights, precision, device, batch_size, num_workers, limit, seed, skip_bad, progress:
             as in ``fid``.
+        shard: "INDEX/OF" (from 0): read only that piece, to be merged with the others' by ``Moments.merge`` or
+            ``fastfid merge``; together they are the set, each image once.
 
     Returns:
         The Moments; their ``metadata`` names protocol, network, weights, source and what was left out.
@@ -142,6 +147,7 @@ def stats(
         seed=seed,
         skip_bad=skip_bad,
         progress=progress,
+        shard=Shard.parse(shard),
     )
     if output is not None:
         if Path(output).suffix != ".npz":  # before the work, not after it
@@ -153,3 +159,35 @@ def stats(
     if output is not None:
         side.moments.save(output, ddof=job.protocol.statistics.ddof)
     return side.moments
+
+
+def merge(
+    files: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str] | None = None
+) -> tuple[Moments, list[str]]:
+    """Join statistics that ``stats`` wrote: of disjoint sets, or of the shards of one.
+
+    Args:
+        files: ``.npz`` files that know their number of samples.
+        output: an ``.npz`` to write, with the ddof of the first file.
+
+    Returns:
+        The joined Moments, and the shards that are missing of the sets whose shards were given.
+
+    Raises:
+        ValueError: a file can't be read, does not know its number of samples, or (IncomparableError) was made with
+            another protocol, network or weights than the first, or holds a shard that was there already; the message
+            names the file.
+    """
+    joined, divisor = Moments(), 1
+    for position, file in enumerate(files):
+        name = os.fspath(file)
+        part = Moments.load(name)
+        try:
+            joined.merge(part)
+        except ValueError as error:
+            raise type(error)(f"{name}: {error}") from error
+        if position == 0:
+            divisor = int(part.metadata.get("ddof", 1))
+    if output is not None:
+        joined.save(output, ddof=divisor)
+    return joined, missing_shards(joined.metadata)

@@ -147,6 +147,7 @@ def compare(ref: str, gen: str, json_path: str | None, quiet: bool, certify: boo
 @click.argument("images")
 @click.option("-o", "--output", required=True, callback=_npz, help="The .npz to write.")
 @_options
+@click.option("--shard", help="INDEX/OF, from 0/OF on: read only this piece; fastfid merge joins the pieces.")
 def stats(images: str, output: str, quiet: bool, **settings: Any) -> None:
     """Write the statistics (mu, sigma, …) of an image set, to compare with many others."""
     with _failures():
@@ -162,6 +163,22 @@ def stats(images: str, output: str, quiet: bool, **settings: Any) -> None:
         for one in raised:
             if issubclass(one.category, FastFIDWarning):
                 click.echo(f"warning: {one.message}")
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.option("-o", "--output", required=True, callback=_npz, help="The .npz to write.")
+def merge(files: tuple[str, ...], output: str) -> None:
+    """Join statistics of disjoint sets, or of the shards of one, that fastfid stats wrote."""
+    with _failures():
+        from fastfid._atomic import require_folder
+        from fastfid.api import merge as join
+
+        require_folder(output)
+        moments, missing = join(files, output)
+        click.echo(f"{output}: {moments.n} samples, {moments.dim} dimensions, from {len(files)} files")
+        if missing:
+            click.echo(f"warning: part of a set; these shards are missing: {', '.join(missing)}")
 
 
 @main.command()

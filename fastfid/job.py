@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import fastfid
-from fastfid import _progress
+from fastfid import _metadata, _progress
 from fastfid._checks import whole_number
 from fastfid._dispatch import report
 from fastfid.distance import RTOL, check_dims, compare
@@ -35,7 +35,7 @@ from fastfid.pipeline import Reading, extract, resampler
 from fastfid.protocols import Protocol, Statistics
 from fastfid.protocols import protocol as find_protocol
 from fastfid.results import FIDResult, Run, SetInfo, versions
-from fastfid.sources import Source, is_statistics, open_source
+from fastfid.sources import WHOLE, Shard, Source, is_statistics, open_source
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class Job:
         seed: int,
         skip_bad: bool,
         progress: bool | None,
+        shard: Shard = WHOLE,
     ) -> None:
         chosen = find_protocol(protocol)
         if extractor is not None and (weights is not None or tap is not None or precision != "fp32"):
@@ -106,6 +107,7 @@ class Job:
         self.limit = None if limit is None else whole_number("limit", limit, least=1)
         self.seed = whole_number("seed", seed, least=0)
         self.skip_bad = skip_bad
+        self.shard = shard
         self.progress = _progress.wanted(progress)
         self.remarks: list[str] = []
 
@@ -160,12 +162,24 @@ class Job:
             count = one.what.count if isinstance(one.what, Source) else None
             if count is not None and self.limit is not None and self.limit > count:
                 raise ValueError(f"limit={self.limit}, but {one.role}={one.description!r} holds {count} images")
+            if isinstance(one.what, Source) and self.shard != WHOLE and self.protocol.statistics.block:
+                self._check_blocks(one, count)
         statistics = [one for one in opened if isinstance(one.what, Moments)]
         for one in statistics:
             self._require_protocol(one)
             facts = _facts_of(one)
             if facts and len(statistics) < len(opened):
                 _require_network(one.role, one.description, facts, self._network())
+
+    def _check_blocks(self, opened: Opened, count: int | None) -> None:
+        """Which images an incomplete last block holds must be known before the set is read in shards."""
+        if count is None or self.skip_bad:
+            why = "skip_bad leaves out images" if self.skip_bad else f"{opened.description} is a stream"
+            raise ValueError(
+                f"shard: protocol {self.protocol.name} leaves out the last, incomplete block of "
+                f"{self.protocol.statistics.block} images; which they are is not known beforehand where {why}. Read "
+                "the set in one piece"
+            )
 
     def _load(self, path: Path) -> Moments:
         """Statistics; for sFID the spatial ones of a foreign (ADM) file, and "mu", "sigma" of one of our own."""
@@ -181,13 +195,13 @@ class Job:
             return self.side(opened.role, opened.what, SetInfo(opened.description, "statistics", opened.what.n))
         source, extractor = opened.what, self.extractor
         self._remark_on_resampler()
-        count = source.count if self.limit is None or source.count is None else min(self.limit, source.count)
-        with _progress.bar(opened.role, count, self.progress) as progress:
+        reading = self._reading(source)
+        with _progress.bar(opened.role, reading.count(source), self.progress) as progress:
             done = extract(
                 source,
                 self.protocol,
                 extractor,
-                Reading(self.batch_size, self._workers(source), self.limit, self.seed, self.skip_bad),
+                reading,
                 device=self.device,
                 progress=progress,
             )
@@ -195,10 +209,11 @@ class Job:
         if skipped:
             listed = ", ".join(skipped[:5]) + (f" and {len(skipped) - 5} more" if len(skipped) > 5 else "")
             self.warn(BadImageWarning, f"{opened.description}: left out {len(skipped)} unreadable images: {listed}")
-        if done.dropped:
+        dropped = done.dropped or (reading.of_set(source) or (0, 0))[1]
+        if dropped:
             self.warn(
                 ProtocolWarning,
-                f"{opened.description}: protocol {self.protocol.name} leaves out the last {done.dropped} images, an "
+                f"{opened.description}: protocol {self.protocol.name} leaves out the last {dropped} images, an "
                 f"incomplete block of {self.protocol.statistics.block}",
             )
         self.label(done.moments, opened.description, skipped=skipped, notes=tuple(source.notes))
@@ -207,7 +222,7 @@ class Job:
             source.kind,
             done.moments.n,
             skipped,
-            done.dropped,
+            dropped,
             done.seconds,
             tuple(source.notes),
         )
@@ -222,6 +237,7 @@ class Job:
             fastfid=fastfid.__version__,
             protocol=self.protocol.name,
             fingerprint=self.protocol.fingerprint(),
+            ddof=self.protocol.statistics.ddof,
             source=description,
             n=moments.n,
             skipped=list(skipped),
@@ -229,6 +245,8 @@ class Job:
             seed=self.seed,
             notes=list(notes),
         )
+        if self.shard != WHOLE:
+            moments.metadata["shards"] = [[description, self.shard.index, self.shard.of]]
 
     def side(self, role: str, moments: Moments, info: SetInfo) -> Side:
         """Moments as one side of this job's comparisons."""
@@ -261,6 +279,11 @@ class Job:
         result = FIDResult.from_result(distance)
         result.run = run
         return result
+
+    def _reading(self, source: Source) -> Reading:
+        block = self.protocol.statistics.block if self.shard != WHOLE else 0
+        workers = self._workers(source)
+        return Reading(self.batch_size, workers, self.limit, self.seed, self.skip_bad, self.shard, block)
 
     def _workers(self, source: Source) -> int:
         """Processes beside a GPU, as pytorch-fid has them; on a CPU a thread, for its cores belong to the network."""
@@ -320,6 +343,7 @@ class Job:
                     f"they are taken to follow {self.protocol.name}",
                 )
                 continue
+            self._remark_on_shards(side)
             known.append(side.moments.metadata)
             if side.info.kind == "statistics" and side.moments.metadata.get("weights_sha256") is None:
                 self.warn(
@@ -344,6 +368,14 @@ class Job:
             raise ValueError(
                 f"{side.role}={side.info.description!r} holds {n} image{'' if n == 1 else 's'}; a covariance needs at "
                 "least 2, and a distance worth quoting needs more than there are feature dimensions"
+            )
+
+    def _remark_on_shards(self, side: Side) -> None:
+        missing = _metadata.missing_shards(side.moments.metadata)
+        if missing:
+            self.warn(
+                ProtocolWarning,
+                f"{side.info.description}: part of a set; these shards are missing: {', '.join(missing)}",
             )
 
     def _remark_on_size(self, side: Side) -> None:

@@ -244,11 +244,12 @@ class Moments:
     def merge(self, other: Moments) -> None:
         """Add the samples behind another ``Moments``; the other one is unchanged.
 
-        In metadata ``n`` becomes the new count, ``source`` and ``skipped`` lists of both.
+        In metadata ``n`` becomes the new count, ``source``, ``skipped`` and ``shards`` lists of both.
 
         Raises:
             TypeError: not a Moments.
-            IncomparableError: both sides' metadata have fingerprint, extractor or weights_sha256, and they differ.
+            IncomparableError: both sides' metadata have fingerprint, extractor or weights_sha256, and they differ, or
+                both hold the same shard of a set.
             ValueError: d differs, or either side came without its number of samples.
         """
         if not isinstance(other, Moments):
@@ -259,6 +260,7 @@ class Moments:
                 "not merged"
             )
         _metadata.require_alike(self.metadata, other.metadata)
+        _metadata.require_disjoint(self.metadata, other.metadata)
         if other.n == 0:
             return
         empty, rows = self.n == 0, other.rows

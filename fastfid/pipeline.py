@@ -39,6 +39,22 @@ class Reading:
     shard: Shard = WHOLE
     block: int = 0
 
+    def of_set(self, source: Source) -> tuple[int, int] | None:
+        """(images that count, images of an incomplete last block) of the whole set; None for a stream."""
+        if source.count is None:
+            return None
+        n = source.count if self.limit is None else min(self.limit, source.count)
+        left = n % self.block if self.block and n >= self.block else 0
+        return n - left, left
+
+    def count(self, source: Source) -> int | None:
+        """How many images of the set the shard has; None for a stream."""
+        known = self.of_set(source)
+        if known is None:
+            return None
+        n, (index, of) = known[0], (self.shard.index, self.shard.of)
+        return n * (index + 1) // of - n * index // of
+
     def batches(self, source: Source, start: int = 0) -> Batches:
         """The set's batches, from image ``start`` of the shard on."""
         arguments = {name: value for name, value in vars(self).items() if name != "batch_size"}

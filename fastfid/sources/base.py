@@ -51,6 +51,16 @@ class Shard:
         if not 0 <= self.index < self.of:
             raise ValueError(f"shard {self.index}/{self.of}: accepted: INDEX/OF with 0 ≤ INDEX < OF")
 
+    @classmethod
+    def parse(cls, text: str | Shard | tuple[int, int] | None) -> Shard:
+        """From "INDEX/OF", a pair, or None for the whole set."""
+        if text is None or isinstance(text, Shard):
+            return text or WHOLE
+        parts = text.split("/") if isinstance(text, str) else [str(part) for part in text]
+        if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+            raise ValueError(f"shard={text!r}; accepted: INDEX/OF, such as 0/4, with 0 ≤ INDEX < OF")
+        return cls(int(parts[0]), int(parts[1]))
+
 
 WHOLE = Shard()
 
