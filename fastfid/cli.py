@@ -84,7 +84,7 @@ def _npz(_context: click.Context, _option: click.Parameter, value: str) -> str:
 
 def _options(command: _Command) -> _Command:
     """What ``compare`` and ``stats`` share."""
-    from fastfid.extractors import TAPS
+    from fastfid.extractors import PRECISIONS, TAPS
     from fastfid.protocols import DEFAULT, PROTOCOLS
 
     path = click.Path(exists=True, dir_okay=False)
@@ -101,7 +101,7 @@ def _options(command: _Command) -> _Command:
                 "--weights", help="Inception weights: a file, or 'random'. [FASTFID_WEIGHTS, cache, download]"
             ),
             click.option("--extractor", type=path, help="A TorchScript file in place of the Inception network."),
-            click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", help="Of the network."),
+            click.option("--precision", type=click.Choice(list(PRECISIONS)), default="fp32", help="Of the network."),
             click.option("--skip-bad", is_flag=True, help="Go on without images that can't be read; list them."),
             click.option("--quiet", is_flag=True, help="No progress bar."),
         ]

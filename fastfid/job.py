@@ -28,7 +28,7 @@ from fastfid.errors import (
     SlowPathWarning,
     SmallSampleWarning,
 )
-from fastfid.extractors import TAPS, Extractor, as_extractor, inception_extractor
+from fastfid.extractors import PRECISIONS, TAPS, Extractor, as_extractor, inception_extractor
 from fastfid.gaussian import FrechetReference
 from fastfid.moments import Moments
 from fastfid.pipeline import Reading, extract, resampler
@@ -93,8 +93,8 @@ class Job:
             )
         if tap is not None and tap not in TAPS:
             raise ValueError(f"tap={tap!r} is not a layer that can be read; accepted: {', '.join(TAPS)}")
-        if precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision={precision!r} is not known; accepted: fp32, bf16")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision={precision!r} is not known; accepted: {', '.join(PRECISIONS)}")
         if isinstance(extractor, Extractor) and extractor.taps != ("",):
             tap = extractor.taps[0]
         self.protocol = chosen if tap is None else replace(chosen, tap=tap)
@@ -131,11 +131,7 @@ class Job:
                 "FID and compares only with others of the same weights",
             )
         if made.precision not in ("", "fp32"):
-            self.warn(
-                ProtocolWarning,
-                f"the network ran in {made.precision}; the protocol's own arithmetic is fp32, and features differ from "
-                "it by a few 1e-2 of their scale",
-            )
+            self.warn(ProtocolWarning, PRECISIONS[made.precision].remark)
         return made
 
     def warn(self, category: type[FastFIDWarning], text: str) -> None:

@@ -72,7 +72,7 @@ LEVEL = {
     "moments": 6, "linalg": 7, "resample": 6,
     "_dispatch": 8,
     "kernels": 9, "_native": 9, "reference": 9,
-    "_checks": 10, "_atomic": 10, "_progress": 10, "_metadata": 10, "errors": 11,
+    "_graphs": 10, "_arithmetic": 10, "_checks": 10, "_atomic": 10, "_progress": 10, "_metadata": 10, "errors": 11,
 }  # fmt: skip
 SIDEWAYS = {("cli", "report"), ("cli", "demo"), ("__main__", "cli")}
 

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastfid.extractors.folded import PRECISIONS, FoldedInception, as_stated
+from fastfid._arithmetic import stated
+from fastfid.extractors.folded import FoldedInception
 from fastfid.extractors.inception import TAPS, InceptionV3, check_images, check_taps
+from fastfid.extractors.precision import PRECISIONS, RangeGuard, check_precision
 from fastfid.extractors.weights import WeightsInfo, file_sha256, load_weights, state_sha256
 
 INCEPTION_NAME = "inception-v3"
@@ -33,9 +35,9 @@ class Extractor:
         weights: where the parameters are from, or None where that is not known.
         official: whether these are the published FID weights.
         metric: the short name of a Fréchet distance between its features: "fid", "sfid", "fid-64", … with the published
-            weights, "fd-random" with random ones, else "fd"; "-bf16" is added where it applies.
+            weights, "fd-random" with random ones, else "fd"; "-tf32", "-bf16" or "-fp16" is added where it applies.
         device: where images must be, and where features will be.
-        precision: dtype of the computation as a name, "" where the network is the caller's own.
+        precision: a name from ``PRECISIONS``, "" where the network is the caller's own.
         memory_format: the layout of images that costs no conversion.
     """
 
@@ -52,8 +54,9 @@ class Extractor:
         dims: Sequence[int | None] = (None,),
         weights: WeightsInfo | None = None,
         precision: str = "",
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        self._compute, self._remake, self._dims = compute, remake, list(dims)
+        self._compute, self._remake, self._check, self._dims = compute, remake, check, list(dims)
         self.name, self.device, self.taps, self.weights, self.precision = name, device, taps, weights, precision
         self.official = weights is not None and weights.official
         self.metric = _metric(weights, taps[0], precision)
@@ -100,6 +103,16 @@ class Extractor:
             self._dims[i] = values.shape[1]
         return made
 
+    def check(self) -> None:
+        """Raise where features given since the last check overflowed the precision; waits for the device, once.
+
+        Only fp16 can overflow. On a CPU the call itself raises; on CUDA, where a call waits for nothing, this does.
+
+        Raises:
+            ValueError: they did; names the precision and what to use in its place.
+        """
+        self._check()
+
     def to(self, device: str | torch.device) -> Extractor:
         """The same extractor on another device; this one, and a module it was made from, stay where they are."""
         target = _device(device)
@@ -117,6 +130,7 @@ def inception_extractor(
     device: str | torch.device = "cpu",
     precision: str = "fp32",
     fold: bool = True,
+    graphs: bool | None = None,
     download: bool = True,
     progress: bool = True,
 ) -> Extractor:
@@ -126,9 +140,13 @@ def inception_extractor(
         tap: one name from ``TAPS``, or several, which ``Extractor.features`` then gives from one pass.
         weights: a file, "random", "random:SEED", or None to look where ``load_weights`` says.
         device: where to run.
-        precision: "fp32", or "bf16" where the device has it: several times as fast on a CPU with AMX, and off by a
-            few 1e-2 of the features' scale; the name says so.
+        precision: "fp32" is IEEE float32, whatever torch's global switches say, and what the protocols mean. "tf32"
+            (NVIDIA GPUs from compute capability 8.0), "bf16" (these, and CPUs with bfloat16 instructions) and "fp16"
+            (GPUs, and CPUs with float16 instructions) are faster and move the distance by what
+            ``PRECISIONS[precision].deviation`` says; the name and the metric's name carry them.
         fold: fold batch normalisation into the convolutions; False runs the plain network.
+        graphs: one CUDA graph launch per batch, from the second batch of a shape on. None means on CUDA, where
+            batch normalisation is folded. A graph keeps the memory of its activations.
         download, progress: as for ``load_weights``.
 
     Returns:
@@ -137,7 +155,8 @@ def inception_extractor(
 
     Raises:
         WeightsNotFoundError, WeightsCorruptError: as for ``load_weights``.
-        ValueError: a tap or precision is unknown or can't be had on the device.
+        ValueError: a tap or precision is unknown or can't be had on the device, or graphs are asked for where there
+            are none. In a call on a CPU, or by ``Extractor.check``: an activation left the range of fp16.
 
     Numerics:
         fp32 features equal those of pytorch-fid, torch-fidelity and torchmetrics within 1e-5 of their scale for the
@@ -145,15 +164,17 @@ def inception_extractor(
     """
     taps = check_taps((tap,) if isinstance(tap, str) else tap)
     target = _device(device)
-    _check_precision(precision, target)
+    check_precision(precision, target)
+    if graphs and not (fold and target.type == "cuda"):
+        raise ValueError(f"graphs=True needs a CUDA device and fold=True; got device={str(target)!r}, fold={fold}")
     state, info = load_weights(weights, download=download, progress=progress)
 
     def make(where: torch.device) -> Extractor:
-        _check_precision(precision, where)
-        compute = FoldedInception(state, where, precision) if fold else _plain(state, where, precision)
+        check_precision(precision, where)
+        network = _network(state, where, precision, fold, graphs)
         suffix = "" if precision == "fp32" else f" ({precision})"
         return Extractor(
-            lambda x: compute(x, taps),
+            lambda x: network(x, taps),
             make,
             name=f"{INCEPTION_NAME}:{'+'.join(taps)}{suffix}",
             device=where,
@@ -161,9 +182,19 @@ def inception_extractor(
             dims=[TAPS[name] for name in taps],
             weights=info,
             precision=precision,
+            check=network.check,
         )
 
     return make(target)
+
+
+def _network(
+    state: Mapping[str, Tensor], device: torch.device, precision: str, fold: bool, graphs: bool | None
+) -> FoldedInception | _Plain:
+    """The network in the form that is asked for."""
+    if not fold:
+        return _Plain(state, device, precision)
+    return FoldedInception(state, device, precision, graphs=device.type == "cuda" and graphs is not False)
 
 
 def as_extractor(obj: Any, name: str | None = None, device: str | torch.device | None = None) -> Extractor:
@@ -263,21 +294,23 @@ def _from_callable(function: Callable[[Tensor], Any], name: str, device: torch.d
     return Extractor(compute, lambda where: _from_callable(function, name, where), name=name, device=device)
 
 
-def _plain(
-    state: Mapping[str, Tensor], device: torch.device, precision: str
-) -> Callable[[Tensor, tuple[str, ...]], tuple[Tensor, ...]]:
+class _Plain:
     """The network without folding, for inference."""
-    network = InceptionV3()
-    network.load_state_dict(state)
-    network.to(device, PRECISIONS[precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def compute(x: Tensor, taps: tuple[str, ...]) -> tuple[Tensor, ...]:
+    def __init__(self, state: Mapping[str, Tensor], device: torch.device, precision: str) -> None:
+        self._network, self._precision, self._device = InceptionV3(), PRECISIONS[precision], device
+        self._network.load_state_dict(state)
+        self._guard = RangeGuard(self._precision, device)
+        self.check = self._guard.check
+        self._network.to(device, self._precision.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def __call__(self, x: Tensor, taps: tuple[str, ...]) -> tuple[Tensor, ...]:
+        """Features at the taps."""
         check_images(x)
-        with torch.no_grad(), as_stated(device):
-            made: tuple[Tensor, ...] = network(x.to(PRECISIONS[precision]), taps)
+        with torch.no_grad(), stated(self._device, tf32=self._precision.tf32):
+            made: tuple[Tensor, ...] = self._network(x.to(self._precision.dtype), taps)
+        self._guard.note(made)
         return made
-
-    return compute
 
 
 @contextmanager
@@ -335,17 +368,3 @@ def _device(device: str | torch.device) -> torch.device:
     if chosen.type == "cuda" and chosen.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return chosen
-
-
-def _check_precision(precision: str, device: torch.device) -> None:
-    """ValueError where a precision is unknown, or not to be had on the device."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
-    if precision != "bf16":
-        return
-    if device.type == "cpu":
-        able = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call, unused-ignore]
-    else:
-        able = device.type != "cuda" or torch.cuda.is_bf16_supported()
-    if not able:
-        raise ValueError(f"precision='bf16' can't be had on {device}: it has no bfloat16 arithmetic; use 'fp32'")

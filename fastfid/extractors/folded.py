@@ -19,14 +19,14 @@ Source: oneDNN; activations per image: 64 channels of 147 x 147 after Conv2d_2b_
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastfid._arithmetic import stated
+from fastfid._graphs import Graphed
 from fastfid.extractors.inception import (
     BATCH_NORM_EPS,
     Unit,
@@ -36,8 +36,7 @@ from fastfid.extractors.inception import (
     units,
     walk,
 )
-
-PRECISIONS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+from fastfid.extractors.precision import PRECISIONS, RangeGuard
 
 _KEPT_BYTES = 32 * 2**20  # glibc's DEFAULT_MMAP_THRESHOLD_MAX on 64-bit systems
 _CONVOLUTION = (
@@ -128,6 +127,7 @@ class FoldedInception:
         state: the parameters under the public file's names.
         device: where to run.
         precision: a name from ``PRECISIONS``; pooled features and logits are float32 in any case.
+        graphs: whether a batch of a shape that comes again is one launch of a CUDA graph.
 
     Numerics:
         fp32: within 1e-5 of the features' scale of the plain network (tests/test_extractors_network.py::
@@ -135,25 +135,49 @@ class FoldedInception:
         (::test_the_callers_settings_do_not_matter). bf16: within 5e-2, 1e-1 for "spatial" (::test_bf16_is_close).
     """
 
-    def __init__(self, state: Mapping[str, Tensor], device: torch.device, precision: str) -> None:
-        self.device, self.dtype = device, PRECISIONS[precision]
+    def __init__(
+        self, state: Mapping[str, Tensor], device: torch.device, precision: str, *, graphs: bool = False
+    ) -> None:
+        self.device, self.precision = device, PRECISIONS[precision]
         self.fused = device.type == "cpu" and onednn_usable()
         make = _FusedUnit if self.fused else _PlainUnit
         self._runs = {}
         for path, unit in units():
-            weight, bias = (part.to(device, self.dtype) for part in fold(state, path))
+            weight, bias = (part.to(device, self.precision.dtype) for part in fold(state, path))
             self._runs[path] = make(unit, weight, bias)
         self._fc = (state["fc.weight"].to(device), state["fc.bias"].to(device))
+        self._graphs: dict[tuple[str, ...], Graphed] | None = {} if graphs else None
+        self._guard = RangeGuard(self.precision, device)
+        self.check = self._guard.check
 
     def __call__(self, x: Tensor, taps: Sequence[str] = ("2048",)) -> tuple[Tensor, ...]:
-        """Features at the wanted taps; the arguments and results are those of ``InceptionV3.forward``."""
+        """Features at the wanted taps; the arguments and results are those of ``InceptionV3.forward``.
+
+        Nothing here waits for a GPU.
+
+        Raises:
+            ValueError: also on a CPU in fp16, where an activation left its range; on a GPU ``check`` raises that.
+        """
         wanted = check_taps(taps)
         check_images(x)
+        made = self._run(x, wanted) if self._graphs is None else self._graphed(wanted)(x)
+        self._guard.note(made)
+        return made
+
+    def _graphed(self, wanted: tuple[str, ...]) -> Graphed:
+        """The pass to these taps with its graphs."""
+        assert self._graphs is not None
+        if wanted not in self._graphs:
+            self._graphs[wanted] = Graphed(lambda x: self._run(x, wanted), "the Inception network")
+        return self._graphs[wanted]
+
+    def _run(self, x: Tensor, wanted: tuple[str, ...]) -> tuple[Tensor, ...]:
+        """One pass, on a CPU chunk by chunk."""
         size = self._chunk(x) if self.device.type == "cpu" else len(x)
         chunks = []
-        with torch.inference_mode(), as_stated(self.device):
+        with torch.inference_mode(), stated(self.device, tf32=self.precision.tf32):
             for part in torch.split(x, size):
-                ready = part.to(self.dtype).contiguous(memory_format=torch.channels_last)
+                ready = part.to(self.precision.dtype).contiguous(memory_format=torch.channels_last)
                 chunks.append(walk(ready, self._runs, self._fc, wanted))
         # Outside inference mode, so that the caller gets ordinary tensors.
         return tuple(torch.cat([chunk[tap] for chunk in chunks]) for tap in wanted)
@@ -161,29 +185,6 @@ class FoldedInception:
     def _chunk(self, x: Tensor) -> int:
         """How many images go through together: as many as memory allows, in chunks as even as they can be."""
         height, width = ((side - 3) // 2 - 1 for side in x.shape[2:])
-        largest = 64 * height * width * self.dtype.itemsize
+        largest = 64 * height * width * self.precision.dtype.itemsize
         chunks = -(-len(x) // max(1, _KEPT_BYTES // largest))
         return -(-len(x) // chunks)
-
-
-@contextlib.contextmanager
-def as_stated(device: torch.device) -> Iterator[None]:
-    """The stated precision whatever the caller has set: no autocast, no TF32 or bfloat16 in the place of float32."""
-    with contextlib.ExitStack() as stack:
-        if torch.amp.is_autocast_available(device.type):
-            stack.enter_context(torch.autocast(device.type, enabled=False))
-        backends: Any = torch.backends
-        backend = backends.cudnn if device.type == "cuda" else backends.mkldnn
-        # Small convolutions on a CPU are matrix products; cuDNN has no such setting.
-        settings: list[Any] = [getattr(backend, operation, None) for operation in ("conv", "matmul")]
-        for setting in settings:
-            before = getattr(setting, "fp32_precision", "none")
-            if before not in ("none", "ieee"):
-                # "none" means inherited; what was inherited must go on following the setting it came from.
-                inherited = before in (backend.fp32_precision, backends.fp32_precision)
-                stack.callback(setattr, setting, "fp32_precision", "none" if inherited else before)
-                setting.fp32_precision = "ieee"
-        if device.type == "cuda" and not hasattr(settings[0], "fp32_precision"):
-            stack.callback(setattr, backend, "allow_tf32", backend.allow_tf32)
-            backend.allow_tf32 = False
-        yield

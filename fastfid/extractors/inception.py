@@ -17,6 +17,7 @@ compares with these.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -198,6 +199,39 @@ def parameter_shapes() -> dict[str, tuple[int, ...]]:
         for part in ("weight", "bias", "running_mean", "running_var"):
             shapes[f"{path}.bn.{part}"] = (unit.outputs,)
     return shapes | {"fc.weight": (CLASSES, TAPS["2048"]), "fc.bias": (CLASSES,)}
+
+
+def flops(size: int | tuple[int, int] = 299, tap: str = "2048") -> int:
+    """Floating-point operations per image up to a tap: two for each multiply-add of a convolution or the classifier.
+
+    Pools, biases and rectifiers, together below 1 %, are not counted; nothing behind the tap is.
+
+    Args:
+        size: side of the images, or (height, width), in pixels, of at least 75.
+        tap: a name from ``TAPS``.
+
+    Numerics:
+        Equal to a count by hand (tests/test_extractors_network.py::test_flops_by_hand).
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    x = torch.empty(1, 3, height, width, device="meta")
+    check_images(x, "size: images")
+    spent = [2 * TAPS["2048"] * CLASSES] if tap.startswith("logits") else []
+
+    def counted(unit: Unit) -> Run:
+        """Shapes only; an average pool does not change them, wherever it stands."""
+
+        def run(x: Tensor) -> Tensor:
+            weight = x.new_empty(unit.outputs, unit.inputs, *unit.kernel)
+            made = F.conv2d(x, weight, None, unit.stride, unit.padding)
+            spent.append(2 * made.numel() * unit.inputs * prod(unit.kernel))
+            return made
+
+        return run
+
+    fc = (x.new_empty(CLASSES, TAPS["2048"]), x.new_empty(CLASSES))
+    walk(x, {path: counted(unit) for path, unit in units()}, fc, check_taps((tap,)))
+    return sum(spent)
 
 
 def _units_of(step: Step) -> tuple[Unit, ...]:

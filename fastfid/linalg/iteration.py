@@ -24,12 +24,14 @@ factor); arXiv:2505.16932 (the polynomials).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 
+from fastfid._arithmetic import stated
+from fastfid._graphs import Graphed
 from fastfid.linalg.coefficients import Quintic, composition
 from fastfid.linalg.enclosure import UNIT, product_rounding
 
@@ -49,6 +51,10 @@ _SOLVE = 1.3
 """Inflates Y = L⁻¹Dᵀ for the rounding of L. D = K − δI with K antisymmetric, so ‖Y‖_F ≥ δ‖L⁻¹‖_F: the backward error E
 of the Cholesky factor, ‖E‖ ≤ r(q) tr P = δ/4, moves it by ‖L⁻¹E‖_F ≤ ‖Y‖_F / 4, and the solve's own rounding, κ(L) r(q)
 of it, is at most ‖Y‖_F / 4√(tr N) of it."""
+
+_LAUNCH_BOUND, _LAUNCH_BOUND_ENTRIES = 512, 2**20
+"""Sides of M, and entries of a batch, up to which a stage is a CUDA graph: a float64 product of 512² takes 4 µs at an
+H100's peak, which is what a launch takes. A graph keeps about four arrays of the batch's size."""
 
 _UNIT32 = float(torch.finfo(torch.float32).eps) / 2
 
@@ -151,20 +157,9 @@ def _unfinished(x: torch.Tensor, products: Products) -> bool:
 
 def _single_precision_stage(x: torch.Tensor, products: Products) -> tuple[torch.Tensor, float]:
     """One stage in float32, never TF32, and two steps in float64."""
-    with full_float32():
+    with stated(x.device):
         single, spectral = _apply(x.float(), composition(STAGES[0]), 1.0 + 1e-5, products, _UNIT32)
     return _apply(single.double(), ((_POLISH, math.inf), (_POLISH, math.inf)), spectral, products, UNIT)
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Float32 products in float32, whatever the global TF32 and bfloat16 switches say; they are put back."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _apply(
@@ -174,11 +169,31 @@ def _apply(
 
     Beyond the end of its interval a quintic grows fast: where rounding has pushed the bound over it, x is scaled back.
     """
+    polynomials = []
     for planned, expected in stage:
         p = planned.scaled(1.0, expected / spectral) if spectral > expected else planned
-        x = products.multiply(x, products.quadratic(products.gram(x), p.a, p.b, p.c))
+        polynomials.append(p)
         spectral = _largest(p, spectral) + _step_rounding(p, spectral, x.shape[1], x.shape[2], unit)
-    return x, spectral
+    return _composed(x, tuple(polynomials), products), spectral
+
+
+def _composed(x: torch.Tensor, polynomials: tuple[Quintic, ...], products: Products) -> torch.Tensor:
+    """p_n(… p_1(x)); on CUDA as one launch where the kernels are so small that launching them would take longer."""
+    if x.device.type == "cuda" and max(x.shape[1:]) <= _LAUNCH_BOUND and x.numel() <= _LAUNCH_BOUND_ENTRIES:
+        return _graphed(polynomials, products)(x)[0]
+    return _steps(x, polynomials, products)
+
+
+@lru_cache(maxsize=8)
+def _graphed(polynomials: tuple[Quintic, ...], products: Products) -> Graphed:
+    """A stage as a function of x alone, with a graph for each of the last shapes, dtypes and devices."""
+    return Graphed(lambda x: (_steps(x, polynomials, products),), "a stage of the polar iteration", limit=2)
+
+
+def _steps(x: torch.Tensor, polynomials: tuple[Quintic, ...], products: Products) -> torch.Tensor:
+    for p in polynomials:
+        x = products.multiply(x, products.quadratic(products.gram(x), p.a, p.b, p.c))
+    return x
 
 
 def _largest(p: Quintic, upper: float) -> float:

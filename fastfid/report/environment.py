@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastfid import _dispatch, _native
-from fastfid.extractors import where_weights
+from fastfid.extractors import accepted_precisions, where_weights
 from fastfid.results import versions
 
 
@@ -31,11 +31,14 @@ def _devices() -> RenderableType:
     table = Table(title="Devices", title_justify="left")
     table.add_column("device")
     table.add_column("what it is", overflow="fold")
-    table.add_row("cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+    table.add_column("precisions of the network")
+    able = ", ".join(accepted_precisions(torch.device("cpu")))
+    table.add_row("cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}", able)
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         capability = f"sm_{properties.major}{properties.minor}"
-        table.add_row(f"cuda:{index}", f"{properties.name}, {capability}, {properties.total_memory / 2**30:.0f} GiB")
+        what = f"{properties.name}, {capability}, {properties.total_memory / 2**30:.0f} GiB"
+        table.add_row(f"cuda:{index}", what, ", ".join(accepted_precisions(torch.device("cuda", index))))
     if torch.cuda.device_count() == 0:
         built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
         table.add_row("cuda", f"none: {built}")

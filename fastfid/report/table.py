@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastfid.demo.run import Demo
+from fastfid.extractors import PRECISIONS
 from fastfid.protocols import Protocol
 from fastfid.report.plot import Curve
 from fastfid.results import FIDResult, SetInfo
@@ -23,11 +24,11 @@ _TITLES = {
 
 
 def title(metric: str) -> str:
-    """A metric's short name in words: "fid-64" is "FID (tap 64)", "fid-bf16" "FID (network in bf16)"."""
+    """A metric's short name in words: "fid-64" is "FID (tap 64)", "fid-bf16" is "FID (network in bf16)"."""
     if metric in _TITLES:
         return _TITLES[metric]
     base, _, variant = metric.rpartition("-")
-    return f"{title(base)} (network in bf16)" if variant == "bf16" else f"{title(base)} (tap {variant})"
+    return f"{title(base)} (network in {variant})" if variant in PRECISIONS else f"{title(base)} (tap {variant})"
 
 
 def result_table(result: FIDResult) -> RenderableType:
