@@ -4,9 +4,9 @@
 
 Sets: the demo's images, others of the same generator, and the first ones blurred and with noise. Taps 2048 and 64, the
 random network. Two figures for each precision, tap and pair of sets, relative to the distance in fp32: "change" where
-both sides ran in the precision, "mixed" where the first side's statistics are fp32's. A device that has a precision runs
-it. Where a CPU has not, it is emulated: each convolution's input and weight are rounded as the precision would, products
-and sums are float32's (fp16 also rounds what a convolution stores). The row says which.
+both sides ran in the precision, "mixed" where the first side's statistics are fp32's. A device that has a precision
+runs it. Where a CPU has not, it is emulated: each convolution's input and weight are rounded as the precision would,
+products and sums are float32's (fp16 also rounds what a convolution stores). The row says which.
 
 fastfid.extractors.PRECISIONS holds the largest of these figures (tests/test_extractors_precision.py).
 """
@@ -18,7 +18,6 @@ import itertools
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np

@@ -2,8 +2,8 @@
 
 Autocast, TF32 or bfloat16 in the place of float32, and cuDNN's choice of algorithm are settings of the whole process.
 They are neither trusted nor left changed: inside ``stated`` they are what the caller of this file says, behind it what
-they were. torch 2.9 replaced ``allow_tf32`` by ``fp32_precision`` and raises where a program mixes the two, so that only
-the newer one is read and written where it exists.
+they were. torch 2.9 replaced ``allow_tf32`` by ``fp32_precision`` and raises where a program mixes the two, so only the
+newer one is read and written where it exists.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def stated(device: torch.device, *, tf32: bool = False) -> Iterator[None]:
         if torch.amp.is_autocast_available(device.type):
             stack.enter_context(torch.autocast(device.type, enabled=False))
         on_cuda = device.type == "cuda"
-        if hasattr(torch.backends.cudnn, "conv"):
+        if _has_fp32_precision():
             _set_precisions(stack, on_cuda, "tf32" if tf32 else "ieee")
         else:
             _set_switches(stack, on_cuda, tf32)
@@ -34,6 +34,11 @@ def stated(device: torch.device, *, tf32: bool = False) -> Iterator[None]:
             _set(stack, torch.backends.cudnn, "benchmark", False)
             _set(stack, torch.backends.cudnn, "deterministic", True)
         yield
+
+
+def _has_fp32_precision() -> bool:
+    """Whether this torch has the newer settings."""
+    return hasattr(torch.backends.cudnn, "conv")
 
 
 def _set_precisions(stack: contextlib.ExitStack, on_cuda: bool, wanted: str) -> None:

@@ -3,8 +3,8 @@
 A graph repeats kernels on fixed addresses. So a call copies its input to where the graph reads, replays, and returns
 copies of what the graph wrote; the three are ordered by the caller's current stream, and the host waits for none.
 
-The first input of a shape is run as it is: it loads kernels and settles cuDNN's algorithms, which must not happen during
-a capture, and a shape that never comes again (the last batch of a set) is never captured. The second is run on a side
+The first input of a shape is run as it is: it loads kernels and settles cuDNN's algorithms, which must not happen in a
+capture, and a shape that never comes again (the last batch of a set) is never captured. The second is run on a side
 stream, captured and replayed. A shape's graph keeps its memory, about what one eager run needs, until it is evicted.
 """
 
@@ -65,7 +65,7 @@ class CudaRecorder:
 
     def warm_up(self, run: Run, device: torch.device) -> None:
         """On a side stream, as a capture will be."""
-        current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+        current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call, unused-ignore]
         side.wait_stream(current)
         with torch.cuda.stream(side):
             run()

@@ -188,7 +188,7 @@ def frechet(
     first = FrechetReference(mu1, sigma1, device=device, names=("mu1", "sigma1"))
     second = FrechetReference(mu2, sigma2, device=first.mean.device, names=("mu2", "sigma2"))
     check_dims(first, second)
-    return compare(first, second, method, certify=bool(certify), rtol=rtol)
+    return compare(first, second, method, certify=bool(certify), rtol=rtol, once=True)
 
 
 def frechet_moments(
@@ -239,7 +239,7 @@ def frechet_moments(
     check_dims(first, second)
     if method == "low-rank" and first.rows is None and second.rows is None:
         raise ValueError("method: 'low-rank' needs the samples of one side (n ≤ d); both sides only have a covariance")
-    return compare(first, second, method, certify=bool(certify), rtol=rtol)
+    return compare(first, second, method, certify=bool(certify), rtol=rtol, once=True)
 
 
 def frechet_many(
@@ -292,9 +292,12 @@ def frechet_many(
 
 
 def compare(
-    first: FrechetReference, second: FrechetReference, method: str, *, certify: bool, rtol: float
+    first: FrechetReference, second: FrechetReference, method: str, *, certify: bool, rtol: float, once: bool = False
 ) -> FrechetResult:
-    """The distance of two Gaussians on one device; the arguments are checked already."""
+    """The distance of two Gaussians on one device; the arguments are checked already.
+
+    ``once``: nobody needs the sides afterwards, so their covariances need not be kept beside the factors.
+    """
     if first.same_covariance(second):
         return _result(first, second, _equal(first.factor))
     root = None
@@ -303,7 +306,10 @@ def compare(
             if rows.rows is not None and full.matrix is not None and full.from_samples and "factor" not in vars(full):
                 root = trace_from_samples(rows.factor, full.matrix, rtol=rtol)
     if root is None:
-        root = trace_of_root(first.factor, second.factor, method, certify=certify, rtol=rtol)
+        factors = first.factor, second.factor
+        if once:
+            first.matrix = second.matrix = None
+        root = trace_of_root(*factors, method, certify=certify, rtol=rtol)
     return _result(first, second, root)
 
 

@@ -16,7 +16,7 @@ import torch
 from random_inception import images
 from torch import Tensor, nn
 
-from fastfid.extractors import TAPS, Extractor, adapters, as_extractor, inception_extractor, weights
+from fastfid.extractors import TAPS, Extractor, adapters, as_extractor, folded, inception_extractor, weights
 from fastfid.extractors.weights import WeightsInfo, state_sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -82,6 +82,8 @@ def test_the_inception_extractor_describes_itself(random_fid: Extractor) -> None
         ("2048", "bf16", True, "fid-bf16"),
         ("2048", "fp32", False, "fd"),
         ("spatial", "bf16", False, "fd-bf16"),
+        ("2048", "tf32", True, "fid-tf32"),
+        ("64", "fp16", True, "fid-64-fp16"),
     ],
 )
 def test_only_the_published_weights_make_a_fid(
@@ -90,9 +92,11 @@ def test_only_the_published_weights_make_a_fid(
     state, _ = adapters.load_weights("random", download=True, progress=True)
     info = WeightsInfo(None, "", "argument", official, "stand-in")
     monkeypatch.setattr(adapters, "load_weights", lambda *_a, **_k: (state, info))
+    monkeypatch.setattr(adapters, "check_precision", lambda *_: None)  # a name, not a run
+    monkeypatch.setattr(folded, "onednn_usable", lambda: False)
     made = inception_extractor(tap, precision=precision)
     assert (made.metric, made.official) == (metric, official)
-    assert made.name == f"inception-v3:{tap}" + (" (bf16)" if precision == "bf16" else "")
+    assert made.name == f"inception-v3:{tap}" + ("" if precision == "fp32" else f" ({precision})")
 
 
 def test_several_taps_come_from_one_pass(random_fid: Extractor) -> None:
@@ -125,12 +129,17 @@ def test_to_the_same_device_is_the_same(random_fid: Extractor) -> None:
     ("wrong", "says"),
     [
         ({"tap": "1024"}, "64, 192, spatial, 768, 2048, logits_unbiased, logits"),
-        ({"precision": "fp16"}, "fp32, bf16; got 'fp16'"),
+        ({"precision": "int8"}, "precision='int8' is not known; accepted: fp32, tf32, bf16, fp16"),
+        (
+            {"precision": "tf32"},
+            "'tf32' can't be had on cpu: TF32 is .* of NVIDIA GPUs; accepted there: fp32",
+        ),
+        ({"graphs": True}, "graphs=True needs a CUDA device and fold=True; got device='cpu', fold=True"),
     ],
 )
-def test_bad_arguments(wrong: dict[str, str], says: str) -> None:
+def test_bad_arguments(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        inception_extractor(weights="random", **wrong)  # type: ignore[arg-type]
+        inception_extractor(weights="random", **wrong)
 
 
 def test_bf16_is_refused_where_the_processor_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import tolerances
 import torch
 import torch.nn.functional as F
 from random_inception import images, shared_state
+from torch.utils.flop_counter import FlopCounterMode
 
 from fastfid.extractors import TAPS, InceptionV3, folded, inception
 
@@ -245,6 +246,23 @@ def test_the_callers_settings_do_not_matter(engine: str) -> None:
             holder.fp32_precision = "none"
 
 
+def test_flops_by_hand() -> None:
+    first, second, third = (149**2 * 32 * 27, 147**2 * 32 * 288, 147**2 * 64 * 288)
+    assert inception.flops(299, "64") == 2 * (first + second + third)
+    assert inception.flops(299, "192") == inception.flops(299, "64") + 2 * (73**2 * 80 * 64 + 71**2 * 192 * 720)
+    assert inception.flops(299, "logits") == inception.flops() + 2 * 2048 * 1008
+    assert round(inception.flops() / 1e9, 2) == 11.42
+    with pytest.raises(ValueError, match=">= 75"):
+        inception.flops(74)
+
+
+@pytest.mark.parametrize(("size", "tap"), [((299, 299), "2048"), ((139, 211), "2048"), ((299, 299), "spatial")])
+def test_flops_as_torch_counts_them(plain: InceptionV3, size: tuple[int, int], tap: str) -> None:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        InceptionV3().to("meta")(torch.empty(2, 3, *size, device="meta"), (tap,))
+    assert 2 * inception.flops(size, tap) == counter.get_total_flops()
+
+
 def test_chunks_are_even_and_small(fast: folded.FoldedInception) -> None:
     z = torch.empty(50, 3, 299, 299, device="meta")
     assert fast._chunk(z) == 6
@@ -293,7 +311,16 @@ def test_on_a_gpu(x: torch.Tensor, exact: dict[str, torch.Tensor]) -> None:
     for tap, value in zip(ALL, folded.FoldedInception(shared_state(), device, "fp32")(x.to(device), ALL), strict=True):
         assert value.device == device
         tolerances.check(value.cpu(), exact[tap], relative=tolerances.NETWORK_FP32, what=tap)
-    for tap, value in zip(ALL, folded.FoldedInception(shared_state(), device, "bf16")(x.to(device), ALL), strict=True):
-        bound = tolerances.NETWORK_BF16_SPATIAL if tap == "spatial" else tolerances.NETWORK_BF16
-        tolerances.check(value.cpu(), exact[tap], relative=bound, what=tap)
+    for precision, (bound, spatial) in {
+        "tf32": (tolerances.NETWORK_10_BITS, tolerances.NETWORK_10_BITS_SPATIAL),
+        "fp16": (tolerances.NETWORK_10_BITS, tolerances.NETWORK_10_BITS_SPATIAL),
+        "bf16": (tolerances.NETWORK_BF16, tolerances.NETWORK_BF16_SPATIAL),
+    }.items():
+        made = folded.FoldedInception(shared_state(), device, precision)
+        for tap, value in zip(ALL, made(x.to(device), ALL), strict=True):
+            allowed = spatial if tap == "spatial" else bound
+            tolerances.check(value.cpu(), exact[tap], relative=allowed, what=f"{precision} {tap}")
+            if precision == "tf32":  # or it was float32 after all
+                assert np.abs(value.cpu().numpy() - exact[tap].numpy()).max() > 1e-5 * np.abs(exact[tap].numpy()).max()
+        made.check()
     assert torch.backends.cudnn.allow_tf32 == before

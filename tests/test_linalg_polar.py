@@ -248,3 +248,22 @@ def test_engines_on_the_gpu(backend: str, d: int, monkeypatch: pytest.MonkeyPatc
             )
             assert found.tight(nuclear.NS_RTOL)
             tol.check(float(found.value), want, relative=tol.TRACE_AUTO, absolute=1e-300, what=name)
+
+
+def test_memory_of_a_distance() -> None:
+    """Every allocation and release of d×d float64 or more, as the profiler sees them, the operators' own included."""
+    d = 256
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(2, 2 * d, d, dtype=torch.float64, generator=generator)
+    first, second = (x.T @ x / (2 * d) for x in rows)  # symmetric to rounding only, so that copies are made
+    mean = torch.zeros(d, dtype=torch.float64)
+    fastfid.frechet(mean, first, mean, second, method="newton-schulz")
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        found = fastfid.frechet(mean, first, mean, second, method="newton-schulz")
+    assert (found.method, found.notes) == ("newton-schulz", ())
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    matrices = np.cumsum([size / (8 * d * d) for size in sizes if abs(size) >= 8 * d * d])
+    assert matrices[-1] == 0.0
+    assert 5.0 <= matrices.max() <= tol.POLAR_MATRICES  # x, A, R and the factors at least, or it did not count

@@ -27,6 +27,10 @@ NETWORK_BATCH = 2e-6
 """The same image in batches of different size: oneDNN blocks its sums differently. Reached: 5e-7."""
 NETWORK_BF16 = 5e-2
 """bfloat16 has 8 significant bits (4e-3) and its rounding passes 47 layers. Reached: 6e-3 (64) to 2.5e-2 (2048)."""
+NETWORK_10_BITS = 8e-3
+"""tf32 and fp16 have 11 significant bits, an eighth of bfloat16's rounding (4.9e-4). Reached, emulated: 3.9e-3."""
+NETWORK_10_BITS_SPATIAL = 1.5e-2
+"""Single pixels without any averaging: an eighth of bfloat16's bound."""
 NETWORK_BF16_SPATIAL = 1e-1
 """Single pixels without any averaging. Reached: 4e-2."""
 
@@ -69,6 +73,9 @@ ROTATION = 1e-10
 
 POLAR = 10.0
 """‖UᵀU − I‖_F and ‖UH − M‖_F/‖M‖_F in units of d·eps (LAPACK's test ratio; its own suite accepts 30)."""
+
+POLAR_MATRICES = 8.0
+"""Float64 matrices [d, d] alive at once in a distance by newton-schulz, beside the two that were given. Counted: 7."""
 
 ROOT = 10.0
 """‖X² − A‖_F in units of d·eps·‖X‖_F²."""

@@ -78,15 +78,13 @@ class PolarIterate(NamedTuple):
 
     Attributes:
         u: [B, p, q], the polar factor; singular values that are zero to rounding stay below one.
-        h: [B, q, q], the symmetric part of uᵀM.
-        value, lower, upper: [B], the nuclear norm tr h and its bounds; upper may be infinite.
+        value, lower, upper: [B], the nuclear norm tr uᵀM and its bounds; upper may be infinite.
         excess: [B], the part of upper − value that more steps may remove; the rest is rounding.
         steps: polynomials applied.
         precision: "float64", or "mixed" where the float32 iterate was tight enough.
     """
 
     u: torch.Tensor
-    h: torch.Tensor
     value: torch.Tensor
     lower: torch.Tensor
     upper: torch.Tensor
@@ -234,12 +232,13 @@ def _bounds(
     h = (n + n.mT).mul_(0.5)
     h.diagonal(dim1=-2, dim2=-1).add_(delta[:, None])
     factor, info = torch.linalg.cholesky_ex(h)
-    gap = torch.linalg.solve_triangular(factor, n.sub_(h).mT, upper=False)
-    h.diagonal(dim1=-2, dim2=-1).sub_(delta[:, None])
+    n.sub_(h)
+    del h  # a seventh matrix beside the factors, M, u, N and those of the solve
+    gap = torch.linalg.solve_triangular(factor, n.mT, upper=False)
     size = torch.linalg.matrix_norm(gap)
     second = (size * (_SOLVE + size / trace.clamp_min(_ZERO).sqrt())).square() / 2
     upper = spectral * (trace + second) + math.sqrt(q) * outside
     lower = (trace - 2 * product_rounding(p) * norm_u * norm_m) / spectral - math.sqrt(q) * rounding
     excess = spectral * second + math.sqrt(q) * left
     upper = torch.where((info == 0) & torch.isfinite(upper), upper, math.inf)
-    return PolarIterate(u, h, trace, lower.clamp_min(0.0), upper, excess, steps, precision)
+    return PolarIterate(u, trace, lower.clamp_min(0.0), upper, excess, steps, precision)

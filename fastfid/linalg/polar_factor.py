@@ -78,10 +78,9 @@ def polar(m: Any, *, method: str = "auto") -> Polar:
         h = (vh.mT * values[..., None, :]) @ vh
         return Polar(restore((u * keep[..., None, :]) @ vh), restore((h + h.mT) / 2), 0)
     found = _iterate(batch, complete=True)
-    if p >= q:
-        return Polar(restore(found.u), restore(found.h), found.steps)
-    h = found.u @ found.h @ found.u.mT
-    return Polar(restore(found.u.mT), restore((h + h.mT) / 2), found.steps)
+    u = found.u if p >= q else found.u.mT
+    h = u.mT @ batch
+    return Polar(restore(u), restore((h + h.mT) / 2), found.steps)
 
 
 def nuclear_norm(m: Any, *, method: str = "auto", bounds: bool = False) -> Any:
@@ -156,7 +155,6 @@ def _iterate(batch: torch.Tensor, *, complete: bool = False) -> PolarIterate:
     scale = _powers_of_two(batch)
     found = nuclear.by_newton_schulz(batch / scale[:, None, None], rounding, nuclear.NS_RTOL, complete=complete)
     found = found._replace(
-        h=found.h * scale[:, None, None],
         value=found.value * scale,
         lower=found.lower * scale,
         upper=found.upper * scale,
