@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastfid.evaluator import Evaluator
     from fastfid.extractors import Extractor, as_extractor, inception_extractor
     from fastfid.gaussian import FrechetReference
+    from fastfid.grouped import GroupedMoments
     from fastfid.linalg.polar_factor import nuclear_norm, polar
     from fastfid.linalg.products import trace_sqrtm_product
     from fastfid.linalg.roots import sqrtm
@@ -33,6 +34,7 @@ _PUBLIC = {
     "inception_extractor": "fastfid.extractors",
     "FrechetReference": "fastfid.gaussian",
     "FrechetResult": "fastfid.distance",
+    "GroupedMoments": "fastfid.grouped",
     "Moments": "fastfid.moments",
     "frechet": "fastfid.distance",
     "frechet_distance": "fastfid.distance",

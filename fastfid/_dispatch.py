@@ -33,6 +33,10 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "cpp": Backend("fastfid.resample._engines:run_cpp", "fastfid._native:why_no_cpp"),
         "reference": Backend("fastfid.reference.resample:run", "fastfid.reference.resample:why_not"),
     },
+    "scatter": {
+        "triton": Backend("fastfid.scatter.engine_triton:accumulate", "fastfid.scatter.engine_triton:why_not"),
+        "torch": Backend("fastfid.scatter.engine_torch:accumulate", "fastfid.scatter.engine_torch:why_not"),
+    },
     "polar_products": {
         "torch": Backend("fastfid.linalg.engine_torch:products", "fastfid.linalg.engine_torch:why_not"),
         "triton": Backend("fastfid.linalg.engine_triton:products", "fastfid.linalg.engine_triton:why_not"),

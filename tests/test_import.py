@@ -69,10 +69,11 @@ LEVEL = {
     "distance": 5,
     "loss": 5,
     "gaussian": 5.5,
-    "moments": 6, "linalg": 7, "resample": 6,
+    "grouped": 5.8, "moments": 6, "scatter": 6.5, "linalg": 7, "resample": 6,
     "_dispatch": 8,
     "kernels": 9, "_native": 9, "reference": 9,
     "_graphs": 10, "_arithmetic": 10, "_checks": 10, "_atomic": 10, "_progress": 10, "_metadata": 10, "errors": 11,
+    "_moments_io": 9,
 }  # fmt: skip
 SIDEWAYS = {("cli", "report"), ("cli", "demo"), ("__main__", "cli")}
 

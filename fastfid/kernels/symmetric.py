@@ -49,6 +49,16 @@ def _metadata(grid: Any, kernel: Any, args: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@triton.jit
+def lower_tile(tile):
+    """(i, j) with tile = i (i + 1) / 2 + j and j ≤ i: tiles of the lower triangle, numbered row by row."""
+    # the square root may round either way, so it is corrected
+    i = ((tl.sqrt(8.0 * tile.to(tl.float32) + 1.0) - 1.0) * 0.5).to(tl.int32)
+    i = tl.where(i * (i + 1) // 2 > tile, i - 1, i)
+    i = tl.where((i + 1) * (i + 2) // 2 <= tile, i + 1, i)
+    return i, tile - i * (i + 1) // 2
+
+
 _UNSPECIALIZED = ["square_bits", "linear_bits", "constant_bits"]
 
 
@@ -74,12 +84,7 @@ def _symmetric_product_kernel(
 ):
     tile = tl.program_id(0)
     batch = tl.program_id(1).to(tl.int64)
-    # tile = i (i + 1) / 2 + j with j ≤ i; the square root may round either way, so it is corrected
-    i = ((tl.sqrt(8.0 * tile.to(tl.float32) + 1.0) - 1.0) * 0.5).to(tl.int32)
-    i = tl.where(i * (i + 1) // 2 > tile, i - 1, i)
-    i = tl.where((i + 1) * (i + 2) // 2 <= tile, i + 1, i)
-    j = tile - i * (i + 1) // 2
-
+    i, j = lower_tile(tile)
     rows = i.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     columns = j.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inner = tl.arange(0, BLOCK_K).to(tl.int64)
