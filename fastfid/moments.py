@@ -29,7 +29,7 @@ import torch
 from fastfid import _metadata, _moments_io
 from fastfid.linalg.inputs import covariance, float64_device, mean_vector
 from fastfid.scatter.inputs import CLEAN, feature_matrix, first_bad_row
-from fastfid.scatter.update import accumulate, combine, mirrored
+from fastfid.scatter.update import accumulate, combine, mean_of, mirrored, moments_of, no_moments
 
 
 class Moments:
@@ -140,7 +140,7 @@ class Moments:
             rows = self.rows
             if rows is None:
                 raise ValueError("mean: these Moments hold no sample yet; call update first")
-            self._mean = _shifted_mean(rows)
+            self._mean = mean_of(rows)
         return self._mean.clone()
 
     @property
@@ -167,7 +167,7 @@ class Moments:
         self.check()
         rows = self._kept()
         if rows is not None:
-            return mirrored(_two_moments(rows)[1])
+            return mirrored(moments_of(rows)[1])
         if self._scatter is None:
             return torch.zeros(self._dim, self._dim, dtype=torch.float64, device=self._device)
         return mirrored(self._scatter)
@@ -221,8 +221,7 @@ class Moments:
         if b == 0:
             return
         if deferred:
-            row_found = first_bad_row(tensor).to(self._device)
-            found = torch.where(row_found == CLEAN, CLEAN, row_found + self.n)
+            found = first_bad_row(tensor, self.n).to(self._device)
             self._bad = found if self._bad is None else torch.minimum(self._bad, found)
         self._add(tensor.to(self._device))
 
@@ -255,10 +254,10 @@ class Moments:
         """(mean, scatter) to add to, in place of samples that were kept."""
         rows = self._kept()
         if rows is not None:
-            self._mean, self._scatter = _two_moments(rows)
+            self._mean, self._scatter = moments_of(rows)
         self._chunks = None
         if self._mean is None or self._scatter is None:
-            self._mean, self._scatter = _zeros(d, device)
+            self._mean, self._scatter = no_moments(d, device)
         return self._mean, self._scatter
 
     def merge(self, other: Moments) -> None:
@@ -291,10 +290,8 @@ class Moments:
         self.metadata = _metadata.joined({**taken, **self.metadata}, other.metadata, self.n)
 
     def _merge_scatter(self, other: Moments) -> None:
-        assert self.n is not None
-        assert other.n is not None
-        assert other._mean is not None
-        assert other._scatter is not None
+        assert self.n is not None and other.n is not None  # noqa: PT018
+        assert other._mean is not None and other._scatter is not None  # noqa: PT018
         self._check_dim(other._mean.shape[0], "other")
         self._device, self._dim = self._device or other._mean.device, other._mean.shape[0]
         mean, scatter = self._accumulators(self._dim, self._device)
@@ -402,21 +399,3 @@ class Moments:
 
     def __repr__(self) -> str:
         return f"Moments(n={self.n}, dim={self._dim}, rows={'kept' if self._chunks else 'not kept'})"
-
-
-def _shifted_mean(rows: torch.Tensor) -> torch.Tensor:
-    """Mean of the rows, summed relative to the first one."""
-    return rows[0] + (rows - rows[0]).mean(dim=0)
-
-
-def _zeros(d: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(mean, scatter) of no rows."""
-    made = torch.zeros(d + 1, d, dtype=torch.float64, device=device)
-    return made[d], made[:d]
-
-
-def _two_moments(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(mean [d], scatter [d, d], its lower triangle) of rows [n, d]."""
-    mean, scatter = _zeros(rows.shape[1], rows.device)
-    accumulate(rows, 0, mean[None], scatter[None])
-    return mean, scatter

@@ -24,11 +24,11 @@ def feature_matrix(features: object) -> torch.Tensor:
     return tensor
 
 
-def first_bad_row(x: torch.Tensor) -> torch.Tensor:
-    """int64 []: the first row of x [b ≥ 1, d] with NaN or infinity, CLEAN without one; waits for nothing.
+def first_bad_row(x: torch.Tensor, start: int = 0) -> torch.Tensor:
+    """int64 []: start + the first row of x [b ≥ 1, d] with NaN or infinity, CLEAN without one; waits for nothing.
 
     One pass and no temporary of x's size: the extremes of a row are finite only if all of it is.
     """
     low, high = torch.aminmax(x, dim=1)
     finite = torch.isfinite(low) & torch.isfinite(high)
-    return torch.where(finite, CLEAN, torch.arange(len(x), device=x.device)).amin()
+    return torch.arange(start, start + len(x), device=x.device).masked_fill_(finite, CLEAN).amin()

@@ -51,3 +51,21 @@ def mirrored(lower: torch.Tensor) -> torch.Tensor:
     """The symmetric matrix whose lower triangle is given, [d, d]."""
     full = lower.tril()
     return full.add_(lower.tril(-1).T)
+
+
+def no_moments(d: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean [d], scatter [d, d]) of no rows, to add to."""
+    made = torch.zeros(d + 1, d, dtype=torch.float64, device=device)
+    return made[d], made[:d]
+
+
+def moments_of(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean [d], scatter [d, d], its lower triangle) of rows [n, d]."""
+    mean, scatter = no_moments(rows.shape[1], rows.device)
+    accumulate(rows, 0, mean[None], scatter[None])
+    return mean, scatter
+
+
+def mean_of(rows: torch.Tensor) -> torch.Tensor:
+    """Mean of float64 rows [n ≥ 1, d], summed relative to the first one."""
+    return rows[0] + (rows - rows[0]).mean(dim=0)
