@@ -141,6 +141,7 @@ class Evaluator:
             ValueError: fewer than two images, or a feature that is NaN or infinite.
         """
         self._follow()
+        self._job.extractor.check()
         self._job.remarks = list(self._remarks)  # what an earlier result had to say is not this one's
         return self._job.compare(self._ref, self._side(), certify)
 

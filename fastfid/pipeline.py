@@ -156,6 +156,8 @@ def extract(
             if progress is not None:
                 progress(len(batch.names) + len(batch.bad))
     tally.finish()
+    extractor.check()
+    tally.moments.check()
     tally.seconds += time.perf_counter() - begin
     if tally.moments.n == 0:
         raise EmptySourceError(

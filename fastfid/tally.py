@@ -75,4 +75,4 @@ class Tally:
             self._update(rows[:whole])
 
     def _update(self, rows: torch.Tensor) -> None:
-        self.moments.update(rows)
+        self.moments.update(rows, deferred=rows.is_cuda)
