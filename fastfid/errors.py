@@ -58,6 +58,23 @@ class IncomparableError(FastFIDError, ValueError):
     """Two statistics were made by different protocols, networks or weights, so their distance means nothing."""
 
 
+class RankError(FastFIDError, RuntimeError):
+    """Another process of a distributed run failed, died or did something else; the message says which, and why.
+
+    Attributes:
+        rank: its number; None where only its silence is known.
+        reason: its own error, or what was seen from here.
+    """
+
+    def __init__(self, rank: int | None, reason: str) -> None:
+        super().__init__(reason if rank is None else f"rank {rank} failed: {reason}")
+        self.rank = rank
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[RankError], tuple[int | None, str]]:
+        return (type(self), (self.rank, self.reason))
+
+
 class FastFIDWarning(UserWarning):
     """Base of all warnings that are specific to fastfid."""
 

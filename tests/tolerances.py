@@ -119,3 +119,10 @@ RESAMPLE_WEIGHTS = 4e-6
 assumes (x86 with FMA: all but the unfused cubic, 8e-7), else one rounding of a source coordinate."""
 FID_GPU = 1e-5
 """The same FID with the network on a GPU in true fp32 (not run yet): other kernels, other order of sums."""
+
+
+# ── Many processes ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+MERGED_ACROSS = 1e-12
+"""Mean and scatter of all ranks against two passes over all features, relative to the largest entry: what issue 5 asks
+of ranks against one process; both stay within a few √n·eps."""
