@@ -208,8 +208,10 @@ def fail_in_long_work(whose: int, long_s: float) -> tuple[float, str]:
     return time.monotonic() - begin, said
 
 
-def die(whose: int, where: str) -> int:
-    """One rank is gone without a word."""
+def die(whose: int, where: str, callers: bool) -> int:
+    """One rank is gone without a word, in a group of our own or beside the caller's."""
+    if callers:
+        dist.init_process_group("gloo")
     with joined(timeout_s=30) as world:
         dead = world.index == whose
         if dead and where == "work":

@@ -18,7 +18,7 @@ others' gather turns into RankError; one that neither answers nor dies, the time
 Source: Chan, Golub & LeVeque, doi:10.1080/00031305.1983.10483115 (the merge).
 """
 
-from fastfid.distributed.launch import local_device, parse_shard, under_launcher
+from fastfid.distributed.launch import local_device, under_launcher
 from fastfid.distributed.merge import merge_across
 from fastfid.distributed.world import TIMEOUT_S, World, first_on_node, joined, together
 
@@ -29,7 +29,6 @@ __all__ = [
     "joined",
     "local_device",
     "merge_across",
-    "parse_shard",
     "together",
     "under_launcher",
 ]

@@ -1,9 +1,8 @@
-"""What the launcher and the command line say: which process of how many, on which device, which share."""
+"""What the launcher says: which process of how many this is, and on which device."""
 
 from __future__ import annotations
 
 import os
-import re
 
 import torch
 
@@ -49,19 +48,3 @@ def local_device(asked: str | torch.device) -> str | torch.device:
             "per GPU, or name the device that all shall share, such as cuda:0"
         )
     return f"cuda:{rank}"
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """Index and count out of "i/K", for shares that are processed by hand; i counts from 0 to K − 1.
-
-    Raises:
-        ValueError: not two whole numbers with 0 ≤ i < K.
-    """
-    found = re.fullmatch(r"([0-9]+)/([0-9]+)", text, flags=re.ASCII)
-    if found is None:
-        raise ValueError(f"shard: {text!r}; accepted: i/K, such as 0/4, with i from 0 to K-1")
-    index, count = int(found[1]), int(found[2])
-    if index >= count:
-        accepted = f"0/{count} to {count - 1}/{count}" if count else "i/K with K at least 1"
-        raise ValueError(f"shard: {text!r}; shares are counted from 0, so accepted: {accepted}")
-    return index, count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ TIMEOUT_S = 1800.0
 
 _CHECK_EVERY_S = 1.0
 _joins = itertools.count()
+_stores: dict[tuple[str, str, int, int], Store] = {}
 
 
 @dataclass
@@ -205,12 +207,21 @@ def _open_group(own: bool, index: int, size: int, timeout: timedelta) -> tuple[P
     """Our gloo group: the default one and its store where there was none, else one beside the caller's."""
     from torch import distributed as dist
     from torch.distributed.distributed_c10d import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
 
     if not own:
         return dist.new_group(backend="gloo", timeout=timeout), None
-    store, _, _ = next(rendezvous("env://", timeout=timeout))
-    # The launcher's store outlives a group, and gloo must not find the addresses of the one before.
-    store = PrefixStore(f"fastfid/{next(_joins)}", store)
+    # The store outlives a group, and gloo must not find the addresses of the one before.
+    store = PrefixStore(f"fastfid/{next(_joins)}", _launcher_store(index, size, timeout))
     dist.init_process_group("gloo", store=store, rank=index, world_size=size, timeout=timeout)
     return dist.group.WORLD, store
+
+
+def _launcher_store(index: int, size: int, timeout: timedelta) -> Store:
+    """The store where the launcher's processes meet, connected once: to connect again takes 5 s now and then."""
+    from torch.distributed.rendezvous import rendezvous
+
+    place = (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], index, size)
+    if place not in _stores:
+        _stores[place] = next(rendezvous("env://", timeout=timeout))[0]
+    _stores[place].set_timeout(timeout)
+    return _stores[place]
