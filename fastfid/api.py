@@ -11,6 +11,7 @@ import torch
 
 from fastfid._atomic import require_folder
 from fastfid._metadata import missing_shards
+from fastfid.distributed import joined
 from fastfid.job import Job
 from fastfid.moments import Moments
 from fastfid.protocols import DEFAULT, Protocol
@@ -35,6 +36,7 @@ def fid(
     skip_bad: bool = False,
     certify: bool | None = None,
     progress: bool | None = None,
+    distributed: bool = False,
 ) -> FIDResult:
     """The Fréchet Inception Distance of two image sets under a named protocol.
 
@@ -60,6 +62,8 @@ def fid(
         skip_bad: go on when an image can't be read; the result lists them.
         certify: passed to ``fastfid.frechet``: pay for the tight enclosure.
         progress: show a bar on stderr; where None, only on a terminal.
+        distributed: all processes of torchrun, or of the process group that this one is in, make this call: each reads
+            its share of the images, and all get the same result. Your own process group is not touched.
 
     Returns:
         FIDResult, a float with ``lower``, ``upper``, the terms, and ``run``: protocol, weights, counts, warnings.
@@ -69,6 +73,7 @@ def fid(
             (BadImageError), a set is empty or has a single image, statistics do not belong together
             (IncomparableError).
         WeightsNotFoundError: the message says where they were looked for and what else works.
+        RankError: another process of a distributed call failed or died.
 
     Warns:
         SmallSampleWarning, NotFIDWarning, BadImageWarning, ProtocolWarning: all also in ``result.run.warnings``.
@@ -77,26 +82,28 @@ def fid(
         Equal to pytorch-fid and torch-fidelity to 1e-6 relative where the covariances have full rank, and to 1e-5 of
         clean-fid and torchmetrics, which hold float32 means or return float32 (tests/oracles/test_fid_oracles.py).
     """
-    job = Job(
-        protocol=protocol,
-        tap=tap,
-        extractor=extractor,
-        weights=weights,
-        precision=precision,
-        device=device,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        limit=limit,
-        seed=seed,
-        skip_bad=skip_bad,
-        progress=progress,
-    )
-    if ref is gen and isinstance(ref, Iterator):
-        raise ValueError("ref and gen are the same iterator, which can be read only once; pass two, or a list")
-    opened = [job.open("ref", ref), job.open("gen", gen)]
-    job.check(opened)
-    first, second = (job.measure(one) for one in opened)
-    return job.compare(first, second, certify)
+    with joined(distributed) as world:
+        job = Job(
+            protocol=protocol,
+            tap=tap,
+            extractor=extractor,
+            weights=weights,
+            precision=precision,
+            device=device,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            limit=limit,
+            seed=seed,
+            skip_bad=skip_bad,
+            progress=progress,
+            world=world,
+        )
+        if ref is gen and isinstance(ref, Iterator):
+            raise ValueError("ref and gen are the same iterator, which can be read only once; pass two, or a list")
+        opened = [job.open("ref", ref), job.open("gen", gen)]
+        job.check(opened)
+        first, second = (job.measure(one) for one in opened)
+        return job.compare(first, second, certify)
 
 
 def stats(
@@ -116,6 +123,7 @@ def stats(
     skip_bad: bool = False,
     shard: Shard | str | tuple[int, int] | None = None,
     progress: bool | None = None,
+    distributed: bool = False,
 ) -> Moments:
     """The moments of one image set, to be compared with many others later.
 
@@ -123,8 +131,8 @@ def stats(
         images: as ``ref`` of ``fid``.
         output: an ``.npz`` to write: ``mu`` and ``sigma``, as every other package reads them, and what fastfid needs
             to merge them and to refuse a comparison with statistics of another protocol or network.
-        protocol, tap, extractor, weights, precision, device, batch_size, num_workers, limit, seed, skip_bad, progress:
-            as in ``fid``.
+        protocol, tap, extractor, weights, precision, device, batch_size, num_workers, limit, seed, skip_bad, progress,
+            distributed: as in ``fid``; the first process writes.
         shard: "INDEX/OF" (from 0): read only that piece, to be merged with the others' by ``Moments.merge`` or
             ``fastfid merge``; together they are the set, each image once.
 
@@ -134,31 +142,33 @@ def stats(
     Raises:
         As ``fid``.
     """
-    job = Job(
-        protocol=protocol,
-        tap=tap,
-        extractor=extractor,
-        weights=weights,
-        precision=precision,
-        device=device,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        limit=limit,
-        seed=seed,
-        skip_bad=skip_bad,
-        progress=progress,
-        shard=Shard.parse(shard),
-    )
-    if output is not None:
-        if Path(output).suffix != ".npz":  # before the work, not after it
-            raise ValueError(f"output must end in .npz, got {os.fspath(output)!r}")
-        require_folder(output)
-    opened = job.open("images", images)
-    job.check([opened])
-    side = job.measure(opened)
-    if output is not None:
-        side.moments.save(output, ddof=job.protocol.statistics.ddof)
-    return side.moments
+    if output is not None and Path(output).suffix != ".npz":  # before the work, not after it
+        raise ValueError(f"output must end in .npz, got {os.fspath(output)!r}")
+    with joined(distributed) as world:
+        job = Job(
+            protocol=protocol,
+            tap=tap,
+            extractor=extractor,
+            weights=weights,
+            precision=precision,
+            device=device,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            limit=limit,
+            seed=seed,
+            skip_bad=skip_bad,
+            progress=progress,
+            shard=Shard.parse(shard),
+            world=world,
+        )
+        if output is not None and world.index == 0:
+            require_folder(output)
+        opened = job.open("images", images)
+        job.check([opened])
+        side = job.measure(opened)
+        if output is not None and world.index == 0:
+            side.moments.save(output, ddof=job.protocol.statistics.ddof)
+        return side.moments
 
 
 def merge(

@@ -2,7 +2,7 @@
 
 Exit codes: 0 done; 1 a defect in fastfid; 2 the command line is wrong; 3 the data can't be used (missing, empty or
 broken images, statistics that don't belong together); 4 network weights missing or corrupt; 5 the device or a backend
-is not available; 130 interrupted.
+is not available; 6 another process of a distributed run failed; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import click
 
 import fastfid
 
-EXIT_DATA, EXIT_WEIGHTS, EXIT_DEVICE, EXIT_INTERRUPTED = 3, 4, 5, 130
+EXIT_DATA, EXIT_WEIGHTS, EXIT_DEVICE, EXIT_RANK, EXIT_INTERRUPTED = 3, 4, 5, 6, 130
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -32,7 +32,13 @@ def main() -> None:
 @contextmanager
 def _failures() -> Iterator[None]:
     """Known troubles become one clear line on stderr and their exit code; Python warnings stay out of the way."""
-    from fastfid.errors import BackendUnavailableError, FastFIDWarning, WeightsCorruptError, WeightsNotFoundError
+    from fastfid.errors import (
+        BackendUnavailableError,
+        FastFIDWarning,
+        RankError,
+        WeightsCorruptError,
+        WeightsNotFoundError,
+    )
 
     try:
         with warnings.catch_warnings():
@@ -44,6 +50,8 @@ def _failures() -> Iterator[None]:
         _fail(error, EXIT_DEVICE)
     except (ValueError, TypeError, OSError) as error:
         _fail(error, EXIT_DATA)
+    except RankError as error:
+        _fail(error, EXIT_RANK)
     except RuntimeError as error:
         if "out of memory" not in str(error):
             raise
@@ -129,12 +137,16 @@ def compare(ref: str, gen: str, json_path: str | None, quiet: bool, certify: boo
     with _failures():
         from fastfid._atomic import require_folder
         from fastfid.api import fid
+        from fastfid.distributed import under_launcher
         from fastfid.report.json_file import json_text, write_json
         from fastfid.report.table import result_table
 
         if json_path not in (None, "-"):
             require_folder(str(json_path))
-        result = fid(ref, gen, progress=not quiet, certify=certify or None, **settings)
+        distributed = under_launcher()
+        result = fid(ref, gen, progress=not quiet, certify=certify or None, distributed=distributed, **settings)
+        if distributed and os.environ["RANK"] != "0":
+            return
         if json_path == "-":
             click.echo(json_text(result.to_dict()), nl=False)
             return
@@ -152,11 +164,15 @@ def stats(images: str, output: str, quiet: bool, **settings: Any) -> None:
     """Write the statistics (mu, sigma, …) of an image set, to compare with many others."""
     with _failures():
         from fastfid.api import stats as measure
+        from fastfid.distributed import under_launcher
         from fastfid.errors import FastFIDWarning
 
         with warnings.catch_warnings(record=True) as raised:
             warnings.simplefilter("always", FastFIDWarning)
-            moments = measure(images, output, progress=not quiet, **settings)
+            distributed = under_launcher()
+            moments = measure(images, output, progress=not quiet, distributed=distributed, **settings)
+        if distributed and os.environ["RANK"] != "0":
+            return
         click.echo(f"{output}: {moments.n} samples, {moments.dim} dimensions, protocol {settings['protocol']}")
         for note in moments.metadata.get("notes", ()):
             click.echo(f"note: {note}")

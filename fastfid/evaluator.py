@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fastfid.distributed import World, joined, merge_across
 from fastfid.job import Job, Side
 from fastfid.moments import Moments
 from fastfid.pipeline import Reading, features_of
@@ -37,6 +38,8 @@ class Evaluator:
         ref: as ``ref`` of ``fastfid.fid``.
         protocol, tap, extractor, weights, precision, device, batch_size, num_workers, limit, seed, skip_bad, progress:
             as in ``fastfid.fid``; limit, seed, skip_bad and progress concern the reference.
+        distributed: all processes of torchrun, or of the process group that this one is in, make an Evaluator and call
+            ``compute`` together; each updates its own with images of its own, and all get the distance of them all.
 
     Attributes:
         n: images and feature vectors taken since the last reset.
@@ -65,26 +68,36 @@ class Evaluator:
         seed: int = 0,
         skip_bad: bool = False,
         progress: bool | None = None,
+        distributed: bool = False,
     ) -> None:
-        self._job = Job(
-            protocol=protocol,
-            tap=tap,
-            extractor=extractor,
-            weights=weights,
-            precision=precision,
-            device=device,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            limit=limit,
-            seed=seed,
-            skip_bad=skip_bad,
-            progress=progress,
-        )
-        opened = self._job.open("ref", ref)
-        self._job.check([opened])
-        self._ref = self._job.measure(opened)
-        self._job.require_statistics(self._ref)
-        _ = self._job.extractor  # loaded now rather than in the first update, and what it has to say is said
+        self._distributed = distributed
+        with joined(distributed) as world:
+            self._job = Job(
+                protocol=protocol,
+                tap=tap,
+                extractor=extractor,
+                weights=weights,
+                precision=precision,
+                device=device,
+                batch_size=batch_size,
+                num_workers=num_workers,
+                limit=limit,
+                seed=seed,
+                skip_bad=skip_bad,
+                progress=progress,
+                world=world,
+            )
+            if world.size > 1 and self._job.protocol.statistics.block:
+                raise ValueError(
+                    f"distributed: protocol {self._job.protocol.name} leaves out an incomplete last block of images, "
+                    "and which is the last is not defined over processes that run side by side"
+                )
+            opened = self._job.open("ref", ref)
+            self._job.check([opened])
+            self._ref = self._job.measure(opened)
+            self._job.require_statistics(self._ref)
+            _ = self._job.extractor  # loaded now rather than in the first update, and what it has to say is said
+        self._job.world = World()
         self._remarks = tuple(self._job.remarks)
         self._reading = Reading(self._job.batch_size)
         self._last: torch.cuda.Event | None = None
@@ -132,7 +145,7 @@ class Evaluator:
         self._mark(begin)
 
     def compute(self, *, certify: bool | None = None) -> FIDResult:
-        """The distance of what was taken since the last reset; more may be taken afterwards.
+        """The distance of what was taken since the last reset, by all processes; more may be taken afterwards.
 
         Args:
             certify: as in ``fastfid.fid``.
@@ -143,22 +156,25 @@ class Evaluator:
         self._follow()
         self._job.extractor.check()
         self._job.remarks = list(self._remarks)  # what an earlier result had to say is not this one's
-        return self._job.compare(self._ref, self._side(), certify)
+        with joined(self._distributed) as world:
+            side = self._side(world)
+            return world.once("distance", lambda: self._job.compare(self._ref, side, certify))
 
     def reset(self) -> None:
         """Forget what was taken; the reference stays."""
         self._tally = Tally(self._job.protocol.statistics.block)
         self._notes: dict[str, None] = {}
 
-    def _side(self) -> Side:
-        """What was taken, as a side of a comparison; nothing of it changes."""
+    def _side(self, world: World) -> Side:
+        """What all processes have taken, as a side of a comparison; nothing of it changes."""
         tally, job = self._tally, self._job
         moments = Moments()
         moments.merge(tally.moments)
         dropped = tally.dropped
         if moments.n == 0 and tally.rest is not None:
             moments.update(tally.rest)
-        description = f"{tally.read} images taken by Evaluator"
+        moments = merge_across(moments, world, device=job.device)
+        description = f"{sum(world.gather('read', tally.read))} images taken by Evaluator"
         job.label(moments, description, notes=tuple(self._notes))
         info = SetInfo(description, "evaluator", moments.n, (), dropped, tally.seconds, tuple(self._notes))
         return job.side("gen", moments, info)

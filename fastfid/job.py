@@ -18,6 +18,7 @@ from fastfid import _metadata, _progress
 from fastfid._checks import whole_number
 from fastfid._dispatch import report
 from fastfid.distance import RTOL, check_dims, compare
+from fastfid.distributed import World, first_on_node, local_device
 from fastfid.errors import (
     BackendUnavailableError,
     BadImageWarning,
@@ -85,6 +86,7 @@ class Job:
         skip_bad: bool,
         progress: bool | None,
         shard: Shard = WHOLE,
+        world: World | None = None,
     ) -> None:
         chosen = find_protocol(protocol)
         if extractor is not None and (weights is not None or tap is not None or precision != "fp32"):
@@ -101,27 +103,32 @@ class Job:
         self.custom = extractor
         self.weights = weights
         self.precision = precision
-        self.device = _device(device)
+        self.world = world or World()
+        if self.world.size > 1 and shard != WHOLE:
+            raise ValueError("shard and distributed both divide the set; leave one of them out")
+        self.device = _device(device if self.world.size == 1 else local_device(device))
         self.batch_size = whole_number("batch_size", batch_size, least=1)
         self.num_workers = None if num_workers is None else whole_number("num_workers", num_workers, least=0)
         self.limit = None if limit is None else whole_number("limit", limit, least=1)
         self.seed = whole_number("seed", seed, least=0)
         self.skip_bad = skip_bad
         self.shard = shard
-        self.progress = _progress.wanted(progress)
+        self.share = shard if self.world.size == 1 else Shard(self.world.index, self.world.size)
+        self.progress = self.world.index == 0 and _progress.wanted(progress)
         self.remarks: list[str] = []
 
     @cached_property
     def extractor(self) -> Extractor:
         """The network, made when it is first needed."""
         if self.custom is None:
-            made = inception_extractor(
-                self.protocol.tap,
-                weights=self.weights,
-                device=self.device,
-                precision=self.precision,
-                progress=self.progress,
-            )
+            with first_on_node(self.world, "weights"):
+                made = inception_extractor(
+                    self.protocol.tap,
+                    weights=self.weights,
+                    device=self.device,
+                    precision=self.precision,
+                    progress=self.progress,
+                )
         else:
             made = as_extractor(self.custom, device=self.device)
         if made.weights is not None and made.taps != ("",) and not made.official:
@@ -138,7 +145,8 @@ class Job:
         """Once to the caller's warning filters, and into the result."""
         if text not in self.remarks:
             self.remarks.append(text)
-            warnings.warn(text, category, stacklevel=2)
+            if self.world.index == 0:
+                warnings.warn(text, category, stacklevel=2)
 
     def open(self, role: str, given: Any) -> Opened:
         """Understand one argument without reading its images."""
@@ -158,8 +166,11 @@ class Job:
             count = one.what.count if isinstance(one.what, Source) else None
             if count is not None and self.limit is not None and self.limit > count:
                 raise ValueError(f"limit={self.limit}, but {one.role}={one.description!r} holds {count} images")
-            if isinstance(one.what, Source) and self.shard != WHOLE and self.protocol.statistics.block:
+            if isinstance(one.what, Source) and self.share != WHOLE and self.protocol.statistics.block:
                 self._check_blocks(one, count)
+        given = [(one.description, one.what.count if isinstance(one.what, Source) else one.what.n) for one in opened]
+        settings = (self.protocol.fingerprint(), self.precision, self.limit, self.seed, self.skip_bad)
+        self.world.same("image sets and settings", (given, settings))
         statistics = [one for one in opened if isinstance(one.what, Moments)]
         for one in statistics:
             self._require_protocol(one)
@@ -200,7 +211,9 @@ class Job:
                 reading,
                 device=self.device,
                 progress=progress,
+                world=self.world,
             )
+        notes = tuple(dict.fromkeys(note for share in self.world.gather("notes", source.notes) for note in share))
         skipped = tuple(bad.name for bad in done.skipped)
         if skipped:
             listed = ", ".join(skipped[:5]) + (f" and {len(skipped) - 5} more" if len(skipped) > 5 else "")
@@ -212,7 +225,7 @@ class Job:
                 f"{opened.description}: protocol {self.protocol.name} leaves out the last {dropped} images, an "
                 f"incomplete block of {self.protocol.statistics.block}",
             )
-        self.label(done.moments, opened.description, skipped=skipped, notes=tuple(source.notes))
+        self.label(done.moments, opened.description, skipped=skipped, notes=notes)
         info = SetInfo(
             opened.description,
             source.kind,
@@ -220,7 +233,7 @@ class Job:
             skipped,
             dropped,
             done.seconds,
-            tuple(source.notes),
+            notes,
         )
         return self.side(opened.role, done.moments, info)
 
@@ -249,7 +262,10 @@ class Job:
         return Side(role, moments, info, self.protocol.statistics, self.device)
 
     def compare(self, ref: Side, gen: Side, certify: bool | None) -> FIDResult:
-        """The distance of two measured sides that belong together."""
+        """The distance of two measured sides that belong together; rank 0 computes it for all."""
+        return self.world.once("distance", lambda: self._compare(ref, gen, certify))
+
+    def _compare(self, ref: Side, gen: Side, certify: bool | None) -> FIDResult:
         for side in (ref, gen):
             self.require_statistics(side)
         facts = self._identity(ref, gen)
@@ -277,9 +293,9 @@ class Job:
         return result
 
     def _reading(self, source: Source) -> Reading:
-        block = self.protocol.statistics.block if self.shard != WHOLE else 0
+        block = self.protocol.statistics.block if self.share != WHOLE else 0
         workers = self._workers(source)
-        return Reading(self.batch_size, workers, self.limit, self.seed, self.skip_bad, self.shard, block)
+        return Reading(self.batch_size, workers, self.limit, self.seed, self.skip_bad, self.share, block)
 
     def _workers(self, source: Source) -> int:
         """Processes beside a GPU, as pytorch-fid has them; on a CPU a thread, for its cores belong to the network."""

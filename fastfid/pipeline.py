@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from fastfid._dispatch import backend_for
+from fastfid.distributed import World, merge_across
 from fastfid.errors import EmptySourceError
 from fastfid.extractors import Extractor
 from fastfid.protocols import IDENTITY, Normalize, Protocol, Resize
@@ -141,23 +142,33 @@ def extract(
     *,
     device: torch.device,
     progress: Progress | None = None,
+    world: World | None = None,
 ) -> Tally:
     """One pass: the moments of the extractor's features over an image set.
+
+    Args:
+        world: the processes that read the set's shards, one each; what they found is merged, the same on all.
 
     Raises:
         BadImageError: an image can't be read and ``reading.skip_bad`` is false.
         EmptySourceError: no image was left.
+        RankError: another process failed.
     """
     begin = time.perf_counter()
-    tally = Tally(protocol.statistics.block)
+    world = world or World()
+    tally = Tally(protocol.statistics.block if reading.shard == WHOLE else 0)
     with closing(features_of(source, protocol, extractor, reading, device=device)) as batches:
         for batch in batches:
             tally.add(batch)
             if progress is not None:
                 progress(len(batch.names) + len(batch.bad))
+            world.check()
     tally.finish()
     extractor.check()
     tally.moments.check()
+    tally.moments = merge_across(tally.moments, world, device=device)
+    tally.skipped = [bad for share in world.gather("skipped", tally.skipped) for bad in share]
+    tally.read = sum(world.gather("read", tally.read))
     tally.seconds += time.perf_counter() - begin
     if tally.moments.n == 0:
         raise EmptySourceError(

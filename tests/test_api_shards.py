@@ -67,6 +67,17 @@ def test_fewer_samples_than_dimensions_keep_their_samples_in_order(folder: Path,
     assert torch.equal(joined.rows, whole.rows)
 
 
+def test_only_the_set_has_an_incomplete_block(tmp_path: Path) -> None:
+    """220 images in blocks of 50: 200 count, whatever the shards' own sizes are."""
+    images = np.concatenate([IMAGES, IMAGES[::-1], IMAGES // 2, IMAGES[:37]])
+    with pytest.warns(ProtocolWarning, match="leaves out the last 20 images"):
+        whole = fastfid.stats(images, extractor=MEANS, device="cpu", protocol="ttur")
+    with pytest.warns(ProtocolWarning, match="leaves out the last 20 images"):
+        files = shards(images, 3, tmp_path, protocol="ttur")
+    assert [fastfid.Moments.load(file).n for file in files] == [66, 67, 67]
+    check(merge(files)[0].cov(), whole.cov(), relative=MOMENTS)
+
+
 @pytest.mark.filterwarnings("ignore::fastfid.errors.SmallSampleWarning")
 def test_what_is_missing_and_what_is_there_twice(folder: Path, tmp_path: Path) -> None:
     files = shards(folder, 4, tmp_path)

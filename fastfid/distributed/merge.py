@@ -73,12 +73,18 @@ def merge_across(moments: Moments, world: World, *, device: torch.device | str |
     if own.mean is not None:
         delta = (own.mean - mean) * own.n**0.5
         scatter.addr_(delta, delta)
-    merged = Moments(dim, device=where, keep_rows=False)
-    # ddof = n − 1 divides by one: the scatter arrives as it is.
-    merged.merge(Moments.from_statistics(mean, _sum_of_all(scatter, world), n, ddof=n - 1))
-    merged._seen = all(share.from_samples for share in shares if share.n)
-    merged.metadata = metadata
-    return merged
+    state = {
+        "n": n,
+        "dim": dim,
+        "mean": mean,
+        "scatter": _sum_of_all(scatter, world),
+        "rows": None,
+        "cov": None,
+        "seen": all(share.from_samples for share in shares if share.n),
+        "keep_rows": False,
+        "metadata": metadata,
+    }
+    return Moments.from_state(state, device=where)
 
 
 def _common_dim(shares: list[_Share]) -> int | None:
