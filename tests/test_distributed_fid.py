@@ -1,0 +1,150 @@
+"""``fid``, ``stats``, ``Evaluator`` and the command line over several processes equal one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from distributed_worker import run, values
+from images import photos, write_folder
+from tolerances import MERGED_ACROSS, check
+
+import fastfid
+from fastfid.distributed import joined
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the processes are made by a fork server"),
+    pytest.mark.filterwarnings("ignore::fastfid.errors.FastFIDWarning"),
+]
+
+REAL = photos(61, 20, 24)
+MADE = (REAL[:47] // 2 + 40).astype(np.uint8)
+
+
+class Means(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(1.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1) * self.scale
+
+
+SETTINGS: dict[str, Any] = {"extractor": Means(), "device": "cpu", "batch_size": 8, "progress": False}
+
+
+def facts(result: fastfid.FIDResult) -> tuple[Any, ...]:
+    run = result.run
+    return run.ref.n, run.gen.n, run.gen.skipped, run.gen.dropped, tuple(run.warnings)
+
+
+def measure(ref: Any, gen: Any, settings: dict[str, Any]) -> tuple[float, tuple[Any, ...]]:
+    """On every rank."""
+    result = fastfid.fid(ref, gen, distributed=True, **SETTINGS, **settings)
+    return result.value, facts(result)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize(
+    "settings", [{}, {"limit": 9}, {"protocol": "ttur"}, {"protocol": "stylegan3", "limit": 30}], ids=str
+)
+def test_fid_of_folders(ranks: int, settings: dict[str, Any], tmp_path: Path) -> None:
+    folders = write_folder(tmp_path / "a", REAL), write_folder(tmp_path / "b", MADE)
+    want = fastfid.fid(*folders, **SETTINGS, **settings)
+    got = values(run(measure, ranks, *folders, settings))
+    assert len(set(got)) == 1  # every rank has the same
+    value, said = got[0]
+    assert said == facts(want)
+    check(value, want.value, relative=1e-11)
+
+
+def test_bad_images_and_streams(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "a", REAL)
+    for index in (0, 40, 60):
+        (folder / f"{index:03d}.png").write_bytes(b"no image")
+    want = fastfid.fid(folder, list(MADE), skip_bad=True, **SETTINGS)
+    (value, said), *others = values(run(measure, 3, folder, list(MADE), {"skip_bad": True}))
+    assert said == facts(want)
+    assert others == [(value, said)] * 2
+    check(value, want.value, relative=1e-11)
+    failed = run(measure, 2, folder, list(MADE), {})
+    assert all(one.code != 0 for one in failed)
+    assert {one.error for one in failed} <= {"BadImageError", "RankError"}
+    assert all("cannot read image" in one.text for one in failed)
+
+
+def write_stats(images: Any, output: Path) -> int | None:
+    return fastfid.stats(images, output, distributed=True, **SETTINGS).n
+
+
+def test_stats_are_written_once(tmp_path: Path) -> None:
+    assert values(run(write_stats, 3, REAL, tmp_path / "real.npz")) == [61, 61, 61]
+    want = fastfid.stats(REAL, **SETTINGS)
+    got = fastfid.Moments.load(tmp_path / "real.npz")
+    check(got.cov(), want.cov(), relative=MERGED_ACROSS)
+    assert "shards" not in got.metadata
+    refused = run(write_stats, 2, REAL, tmp_path / "nowhere" / "real.npz")
+    assert {one.error for one in refused} == {"FileNotFoundError", "RankError"}
+
+
+def evaluate(shares: list[Any]) -> list[float]:
+    """An Evaluator on each rank, its own images in, two rounds."""
+    evaluator = fastfid.Evaluator(REAL, distributed=True, **SETTINGS)
+    with joined() as world:
+        index = world.index
+    found = []
+    for scale in (1, 2):
+        evaluator.reset()
+        if len(shares[index]):
+            evaluator.update(shares[index] // scale)
+        found.append(evaluator.compute().value)
+    return found
+
+
+def test_evaluator() -> None:
+    """One rank has nothing to add in either round."""
+    got = values(run(evaluate, 3, [MADE[:30], MADE[:0], MADE[30:]]))
+    assert got[0] == got[1] == got[2]
+    want = [fastfid.fid(REAL, MADE // scale, **SETTINGS).value for scale in (1, 2)]
+    check(got[0], want, relative=1e-11)
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"there is no torch\.distributed process group, and RANK"):
+        fastfid.fid(REAL, MADE, distributed=True, **SETTINGS)
+
+
+def torchrun(tmp_path: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    """The command as a user gives it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "fastfid"]
+    where = {"PYTHONPATH": os.pathsep.join([str(Path(fastfid.__file__).parents[1]), *sys.path[:1]])}
+    return subprocess.run(
+        [*command, *map(str, words)],
+        cwd=tmp_path, env={**os.environ, **where, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_command_under_torchrun(tmp_path: Path) -> None:
+    torch.jit.script(Means()).save(tmp_path / "means.pt")
+    folders = write_folder(tmp_path / "a", REAL), write_folder(tmp_path / "b", MADE)
+    common = ["--extractor", tmp_path / "means.pt", "--device", "cpu", "--quiet"]
+    done = torchrun(tmp_path, "compare", *folders, *common, "--json", "-")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)  # printed once
+    want = fastfid.fid(*folders, extractor=tmp_path / "means.pt", device="cpu")
+    check(report[report["metric"]]["value"], want.value, relative=1e-11)
+    assert (report["n_ref"], report["n_gen"]) == (61, 47)
+    (folders[1] / "020.png").write_bytes(b"no image")
+    done = torchrun(tmp_path, "compare", *folders, *common)
+    assert done.returncode != 0
+    assert "fastfid: cannot read image '020.png'" in done.stderr
+    assert done.stdout == ""
