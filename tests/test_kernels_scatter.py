@@ -31,7 +31,7 @@ def run(*arguments: str, **variables: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("case", ["float64", "mixed", "parts"])
+@pytest.mark.parametrize("case", ["float64", "mixed", pytest.param("parts", marks=pytest.mark.slow)])
 def test_values_in_the_interpreter(case: str) -> None:
     run(str(TESTS / "interpreted_scatter.py"), case, TRITON_INTERPRET="1")
 
@@ -45,12 +45,11 @@ def test_float64_kernel_compiles(capability: int) -> None:
         from fastfid.kernels.scatter import PLAIN, SUMS, _column_sums_kernel, _scatter_kernel
 
         pointers = dict(order_ptr="i64", offsets_ptr="i64", shift_ptr="fp64", delta_ptr="fp64", weight_ptr="fp64")
-        for element in ("fp32", "bf16", "fp16", "fp64"):
-            for grouped in (False, True):
-                made = compile_for({capability}, _scatter_kernel, dict(pointers, x_ptr=element, s_ptr="fp64"),
-                                   dict(PLAIN, GROUPED=grouped))
-                assert ".f64.f64.f64.f64" in made.ptx, "DMMA"
-                print("scatter", element, "grouped" if grouped else "one group", made)
+        for element, grouped in (("fp32", False), ("fp32", True), ("bf16", True), ("fp16", True), ("fp64", True)):
+            made = compile_for({capability}, _scatter_kernel, dict(pointers, x_ptr=element, s_ptr="fp64"),
+                               dict(PLAIN, GROUPED=grouped))
+            assert ".f64.f64.f64.f64" in made.ptx, "DMMA"
+            print("scatter", element, "grouped" if grouped else "one group", made)
         sums = dict.fromkeys(("origin_ptr", "sums_ptr", "low_ptr", "high_ptr"), "fp64")
         made = compile_for({capability}, _column_sums_kernel,
                            dict(sums, x_ptr="fp32", order_ptr="i64", offsets_ptr="i64"),
@@ -60,14 +59,14 @@ def test_float64_kernel_compiles(capability: int) -> None:
     )
     sys.stdout.write(out)
     lines = out.strip().splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 6
     assert all(" 0 bytes spilled" in line for line in lines), out
 
 
-_SLOW = [pytest.param(capability, marks=pytest.mark.slow) for capability in (80, 86, 100, 120)]
+_SLOW = [pytest.param(capability, marks=pytest.mark.slow) for capability in (80, 86, 90, 100, 120)]
 
 
-@pytest.mark.parametrize("capability", [89, 90, *_SLOW])
+@pytest.mark.parametrize("capability", [89, *_SLOW])
 def test_sliced_kernels_compile(capability: int) -> None:
     out = run(
         "-c",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,13 +22,15 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 @pytest.fixture(autouse=True)
-def poisoned() -> Iterator[None]:
-    """Memory that nobody has written to is NaN."""
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(before)
+def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that nobody has written to is NaN, or 127."""
+    empty = torch.empty
+
+    def poisoned(*sizes: Any, **options: Any) -> torch.Tensor:
+        made = empty(*sizes, **options)
+        return made.fill_(torch.nan if made.is_floating_point() else 127)
+
+    monkeypatch.setattr(torch, "empty", poisoned)
 
 
 def features(b: int, d: int, dtype: torch.dtype, mean: float = 50.0) -> torch.Tensor:
