@@ -1,7 +1,7 @@
 """Scatter update by torch, on any device with float64: one triangle, a block of rows in float64 at a time.
 
-A block is held as columns [d, b + 1], so that its product with itself reads both factors along memory, and so that the
-rank-one term of the combination rides along as one more row.
+The rank-one term of the combination rides along as one more row of the block. All blocks of a batch share one buffer:
+new memory for each would cost more than the conversion.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ def accumulate(
 
 def _add(x: torch.Tensor, n: int, mean: torch.Tensor, scatter: torch.Tensor) -> None:
     """Add the rows of one group to ``mean`` [d] and to the lower triangle of ``scatter`` [d, d]."""
+    buffer = torch.empty(min(len(x), BLOCK_ROWS) + 1, x.shape[1], dtype=torch.float64, device=x.device)
     for block in torch.split(x, BLOCK_ROWS):
-        b, d = block.shape
-        columns = torch.empty(d, b + 1, dtype=torch.float64, device=x.device)
-        batch, extra = columns[:, :b], columns[:, b]
-        batch.copy_(block.T)
-        first = batch[:, 0].clone()
-        batch.sub_(first[:, None])  # exact zeros where a column is constant
-        within = batch.mean(dim=1)
-        batch.sub_(within[:, None])
+        b = block.shape[0]
+        rows, extra = buffer[:b], buffer[b]
+        rows.copy_(block)
+        first = rows[0].clone()
+        rows.sub_(first)  # exact zeros where a column is constant
+        within = rows.mean(dim=0)
+        rows.sub_(within)
         delta = first.add_(within).sub_(mean)
         torch.mul(delta, math.sqrt(n * (b / (n + b))), out=extra)
         mean.add_(delta, alpha=b / (n + b))
-        add_lower_product(columns, scatter)
+        _add_lower_gram(buffer[: b + 1], scatter)
         n += b
 
 
-def add_lower_product(columns: torch.Tensor, out: torch.Tensor) -> None:
-    """out += columns columnsᵀ in the lower triangle; what stands above it is not defined."""
-    d = len(columns)
+def _add_lower_gram(rows: torch.Tensor, out: torch.Tensor) -> None:
+    """out += rowsᵀ rows in the lower triangle; what stands above it is not defined."""
+    d = rows.shape[1]
     blocks = _BLOCKS if d >= _BLOCKED else 1
     for start, end in itertools.pairwise(d * i // blocks for i in range(blocks + 1)):
-        out[start:end, :end].addmm_(columns[start:end], columns[:end].T)
+        out[start:end, :end].addmm_(rows[:, start:end].T, rows[:, :end])
