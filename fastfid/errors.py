@@ -75,6 +75,10 @@ class RankError(FastFIDError, RuntimeError):
         return (type(self), (self.rank, self.reason))
 
 
+class CacheError(FastFIDError, ValueError):
+    """A file of the cache, or a checkpoint, is damaged, of another format, or belongs to another run."""
+
+
 class FastFIDWarning(UserWarning):
     """Base of all warnings that are specific to fastfid."""
 
@@ -105,3 +109,7 @@ class SlowPathWarning(FastFIDWarning):
 
 class ProtocolWarning(FastFIDWarning):
     """The protocol could not be followed or verified in every detail (statistics of unknown origin, say)."""
+
+
+class CacheWarning(FastFIDWarning):
+    """Something could not be taken from the cache or put there; the result is the same, but was, or will be, redone."""

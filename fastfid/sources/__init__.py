@@ -4,7 +4,7 @@
 a Dataset, a DataLoader or any iterable of batches. How files are found and decoded is the protocol's ``Decode``.
 """
 
-from fastfid.sources.base import WHOLE, Batches, ImageBatch, Layout, Shard, Source
+from fastfid.sources.base import WHOLE, Batches, Content, ImageBatch, Layout, Shard, Source
 from fastfid.sources.decode import IMAGE_EXTENSIONS, MAX_PIXELS, Decode
 from fastfid.sources.opening import is_statistics, open_source
 
@@ -13,6 +13,7 @@ __all__ = [
     "MAX_PIXELS",
     "WHOLE",
     "Batches",
+    "Content",
     "Decode",
     "ImageBatch",
     "Layout",

@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import Any, ClassVar
 
 from fastfid.errors import BadImageError, EmptySourceError
-from fastfid.sources.base import Pixels
+from fastfid.sources.base import Content, Pixels
 from fastfid.sources.decode import Decode, decode_image
 from fastfid.sources.loader import DecodedSource, Reader
 
@@ -45,6 +45,10 @@ class ZipSource(DecodedSource):
                 f"no images in archive {path!r}: looked for {decode.looked_for()} among its {len(members)} members"
             )
         self.count = len(self.names)
+
+    def content(self) -> Content:
+        """The whole archive, and which of its members are read."""
+        return Content(self.path, (self.kind, *self.names), (("", self.path),))
 
     def _reader(self) -> Reader:
         return _MemberReader(self.path, self.names)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastfid.errors import EmptySourceError
-from fastfid.sources.base import Batches, ImageBatch, Layout, Plan, Source, chunks
+from fastfid.sources.base import Batches, Content, ImageBatch, Layout, Plan, Source, chunks
 
 REPEATED = "one channel, repeated to three"
 
@@ -45,6 +45,10 @@ class ArraySource(Source):
         if channels == 1:
             self.notes = (REPEATED,)
 
+    def content(self) -> Content:
+        """The array itself."""
+        return Content("", (self.kind, self.layout, str(list(self.array.shape))), array=self.array)
+
     def _batches(self, plan: Plan) -> Batches:
         for part in chunks(self._order(plan), plan.batch_size):
             first, last = int(part[0]), int(part[-1])
@@ -64,6 +68,10 @@ class NpySource(ArraySource):
             raise ValueError(f"{path!r} is not a readable .npy array of images: {error}") from error
         check_order(array.flags.f_contiguous and not array.flags.c_contiguous, path)
         super().__init__(array, layout, path)
+
+    def content(self) -> Content:
+        """The file."""
+        return Content(self.description, (self.kind, self.layout), (("", self.description),))
 
 
 def check_images(shape: Sequence[int], dtype: Any, layout: Layout, what: str) -> tuple[int, int]:

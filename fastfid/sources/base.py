@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -79,6 +79,23 @@ class Plan:
     block: int
 
 
+@dataclass(frozen=True)
+class Content:
+    """Where a set's pixels come from, so that sets can be told apart without decoding them; nothing is read for it.
+
+    Attributes:
+        path: the folder or file, or "" where there is none.
+        facts: what decides, beside the bytes, which pixels are read and how: kind, axes, members.
+        files: (name, path) of each file that is read, in order; the name is "" where the file is the set.
+        array: the pixels, where they are in memory.
+    """
+
+    path: str
+    facts: tuple[str, ...]
+    files: tuple[tuple[str, str], ...] = ()
+    array: NDArray[Any] | torch.Tensor | None = None
+
+
 class Source(ABC):
     """An image set.
 
@@ -145,6 +162,10 @@ class Source(ABC):
         if block and self.count is None:
             raise ValueError(f"block={block}: how many images {self.description} holds is not known before its end")
         return self._batches(Plan(batch_size, num_workers, limit, seed, skip_bad, shard, start, block))
+
+    def content(self) -> Content | None:
+        """Where the pixels come from; None where only reading tells (Datasets, DataLoaders, other iterables)."""
+        return None
 
     @abstractmethod
     def _batches(self, plan: Plan) -> Batches: ...

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from fastfid.errors import EmptySourceError
-from fastfid.sources.base import Pixels
+from fastfid.sources.base import Content, Pixels
 from fastfid.sources.decode import Decode, decode_image
 from fastfid.sources.loader import DecodedSource, Reader
 
@@ -33,6 +33,10 @@ class FolderSource(DecodedSource):
         if not self.names:
             raise EmptySourceError(_nothing_found(path, decode))
         self.count = len(self.names)
+
+    def content(self) -> Content:
+        """The files, by name."""
+        return Content(self.path, (self.kind,), tuple((name, os.path.join(self.path, name)) for name in self.names))  # noqa: PTH118  # ten times as fast as Path
 
     def _reader(self) -> Reader:
         return _FileReader(self.path, self.names)

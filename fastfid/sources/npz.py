@@ -16,7 +16,7 @@ from typing import IO, Any, ClassVar, NamedTuple
 import numpy as np
 
 from fastfid.sources.arrays import REPEATED, check_images, check_order, to_rgb
-from fastfid.sources.base import Batches, ImageBatch, Layout, Order, Pixels, Plan, Source, chunks
+from fastfid.sources.base import Batches, Content, ImageBatch, Layout, Order, Pixels, Plan, Source, chunks
 from fastfid.sources.loader import ahead
 
 _IMAGES = "arr_0"
@@ -57,6 +57,10 @@ class NpzSource(Source):
         self.count, channels = check_images(self.header.shape, self.header.dtype, layout, what)
         notes = [f"images read from member {self.member!r}"] if self.member != _IMAGES else []
         self.notes = (*notes, REPEATED) if channels == 1 else tuple(notes)
+
+    def content(self) -> Content:
+        """The whole archive, and which member is read."""
+        return Content(self.path, (self.kind, self.member, self.layout), (("", self.path),))
 
     def _batches(self, plan: Plan) -> Batches:
         order = self._order(plan)
