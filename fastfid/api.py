@@ -37,6 +37,8 @@ def fid(
     certify: bool | None = None,
     progress: bool | None = None,
     distributed: bool = False,
+    cache: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> FIDResult:
     """The Fréchet Inception Distance of two image sets under a named protocol.
 
@@ -64,6 +66,10 @@ def fid(
         progress: show a bar on stderr; where None, only on a terminal.
         distributed: all processes of torchrun, or of the process group that this one is in, make this call: each reads
             its share of the images, and all get the same result. Your own process group is not touched.
+        cache: a folder in which features are kept by content, protocol and weights, for later runs and for going on
+            after an interruption; may be shared by runs that go on at the same time.
+        checkpoint: where an interrupted run of the same call goes on, without a cache: the state of each set is kept in
+            CHECKPOINT.ref and CHECKPOINT.gen until the set is complete. The result has the same bits.
 
     Returns:
         FIDResult, a float with ``lower``, ``upper``, the terms, and ``run``: protocol, weights, counts, warnings.
@@ -97,6 +103,8 @@ def fid(
             skip_bad=skip_bad,
             progress=progress,
             world=world,
+            cache=cache,
+            checkpoint=checkpoint,
         )
         if ref is gen and isinstance(ref, Iterator):
             raise ValueError("ref and gen are the same iterator, which can be read only once; pass two, or a list")
@@ -124,6 +132,8 @@ def stats(
     shard: Shard | str | tuple[int, int] | None = None,
     progress: bool | None = None,
     distributed: bool = False,
+    cache: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Moments:
     """The moments of one image set, to be compared with many others later.
 
@@ -132,7 +142,7 @@ def stats(
         output: an ``.npz`` to write: ``mu`` and ``sigma``, as every other package reads them, and what fastfid needs
             to merge them and to refuse a comparison with statistics of another protocol or network.
         protocol, tap, extractor, weights, precision, device, batch_size, num_workers, limit, seed, skip_bad, progress,
-            distributed: as in ``fid``; the first process writes.
+            distributed, cache, checkpoint: as in ``fid``; the first process writes; CHECKPOINT.images is the file.
         shard: "INDEX/OF" (from 0): read only that piece, to be merged with the others' by ``Moments.merge`` or
             ``fastfid merge``; together they are the set, each image once.
 
@@ -160,6 +170,8 @@ def stats(
             progress=progress,
             shard=Shard.parse(shard),
             world=world,
+            cache=cache,
+            checkpoint=checkpoint,
         )
         if output is not None and world.index == 0:
             require_folder(output)

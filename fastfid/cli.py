@@ -110,6 +110,14 @@ def _options(command: _Command) -> _Command:
             ),
             click.option("--extractor", type=path, help="A TorchScript file in place of the Inception network."),
             click.option("--precision", type=click.Choice(list(PRECISIONS)), default="fp32", help="Of the network."),
+            click.option(
+                "--cache",
+                type=click.Path(file_okay=False),
+                envvar="FASTFID_CACHE",
+                show_envvar=True,
+                help="Folder that keeps features, for later runs and for going on after an interruption.",
+            ),
+            click.option("--checkpoint", help="Where to go on after an interruption, without a cache: a file name."),
             click.option("--skip-bad", is_flag=True, help="Go on without images that can't be read; list them."),
             click.option("--quiet", is_flag=True, help="No progress bar."),
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +17,13 @@ import fastfid
 from fastfid import _metadata, _progress
 from fastfid._checks import whole_number
 from fastfid._dispatch import report
+from fastfid.comparable import facts_of, require_network, require_protocol
 from fastfid.distance import RTOL, check_dims, compare
 from fastfid.distributed import World, first_on_node, local_device
 from fastfid.errors import (
     BackendUnavailableError,
     BadImageWarning,
     FastFIDWarning,
-    IncomparableError,
     NotFIDWarning,
     ProtocolWarning,
     SlowPathWarning,
@@ -31,6 +31,7 @@ from fastfid.errors import (
 )
 from fastfid.extractors import PRECISIONS, TAPS, Extractor, as_extractor, inception_extractor
 from fastfid.gaussian import FrechetReference
+from fastfid.keeping import Keeping
 from fastfid.moments import Moments
 from fastfid.pipeline import Reading, extract, resampler
 from fastfid.protocols import Protocol, Statistics
@@ -87,6 +88,8 @@ class Job:
         progress: bool | None,
         shard: Shard = WHOLE,
         world: World | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         chosen = find_protocol(protocol)
         if extractor is not None and (weights is not None or tap is not None or precision != "fp32"):
@@ -116,6 +119,7 @@ class Job:
         self.share = shard if self.world.size == 1 else Shard(self.world.index, self.world.size)
         self.progress = self.world.index == 0 and _progress.wanted(progress)
         self.remarks: list[str] = []
+        self.keeping = Keeping(cache, checkpoint, self.warn)
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -173,10 +177,10 @@ class Job:
         self.world.same("image sets and settings", (given, settings))
         statistics = [one for one in opened if isinstance(one.what, Moments)]
         for one in statistics:
-            self._require_protocol(one)
-            facts = _facts_of(one)
+            facts = facts_of(one.what)
+            require_protocol(one.role, one.description, facts, self.protocol)
             if facts and len(statistics) < len(opened):
-                _require_network(one.role, one.description, facts, self._network())
+                require_network(one.role, one.description, facts, self._network())
 
     def _check_blocks(self, opened: Opened, count: int | None) -> None:
         """Which images an incomplete last block holds must be known before the set is read in shards."""
@@ -203,6 +207,7 @@ class Job:
         source, extractor = opened.what, self.extractor
         self._remark_on_resampler()
         reading = self._reading(source)
+        entry, recording = self.keeping.of(opened.role, source, extractor, self.protocol, reading, self.device)
         with _progress.bar(opened.role, reading.count(source), self.progress) as progress:
             done = extract(
                 source,
@@ -212,6 +217,8 @@ class Job:
                 device=self.device,
                 progress=progress,
                 world=self.world,
+                entry=entry,
+                recording=recording,
             )
         notes = tuple(dict.fromkeys(note for share in self.world.gather("notes", source.notes) for note in share))
         skipped = tuple(bad.name for bad in done.skipped)
@@ -325,25 +332,6 @@ class Job:
             "metric": made.metric,
         }
 
-    def _require_protocol(self, opened: Opened) -> None:
-        """Statistics that say how they were made must have been made as this comparison asks."""
-        facts = _facts_of(opened)
-        if not facts or facts["fingerprint"] == self.protocol.fingerprint():
-            return
-        name = f"{opened.role}={opened.description!r}"
-        if facts.get("tap") is not None and facts["tap"] != self.protocol.tap:
-            raise IncomparableError(
-                f"{name} holds features of tap {facts['tap']!r}, this comparison is of {self.protocol.tap!r}; "
-                f"pass tap={facts['tap']!r} (--tap {facts['tap']}), or make the statistics again"
-            )
-        how = f"protocol {facts['protocol']!r}"
-        if facts["protocol"] == self.protocol.name:
-            how = "other parameters of that protocol"
-        raise IncomparableError(
-            f"{name} was made with {how}, this comparison uses {self.protocol.name!r}; make the statistics again with "
-            "that, or compare under the protocol they were made with"
-        )
-
     def _identity(self, ref: Side, gen: Side) -> dict[str, Any]:
         """What made both sides' features, which must agree where both say."""
         known = []
@@ -370,7 +358,7 @@ class Job:
                 "precision": "unknown",
             }
         if len(known) == 2:
-            _require_network(ref.role, ref.info.description, known[0], known[1])
+            require_network(ref.role, ref.info.description, known[0], known[1])
         return known[-1]
 
     def require_statistics(self, side: Side) -> None:
@@ -397,22 +385,6 @@ class Job:
                 SmallSampleWarning,
                 f"{side.info.description}: {n} samples for {d} feature dimensions; the covariance is singular (rank at "
                 f"most {n - 1}) and the distance is dominated by the bias of small samples",
-            )
-
-
-def _facts_of(opened: Opened) -> Mapping[str, Any]:
-    """What statistics say of how they were made; empty where they don't, or for images."""
-    known = isinstance(opened.what, Moments) and opened.what.metadata.get("fingerprint")
-    return opened.what.metadata if known and isinstance(opened.what, Moments) else {}
-
-
-def _require_network(role: str, description: str, theirs: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """IncomparableError where two sides were made by different networks or weights."""
-    for key, shown in (("extractor", "extractor"), ("weights_sha256", "weights")):
-        if theirs.get(key) != wanted.get(key):
-            raise IncomparableError(
-                f"{role}={description!r} was made with {shown} {theirs.get(shown)!r}, the other side with "
-                f"{wanted.get(shown)!r}; make both with the same"
             )
 
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 import torch
 
 from fastfid._dispatch import backend_for
+from fastfid.cache import Entry, PassState, Recording
 from fastfid.distributed import World, merge_across
 from fastfid.errors import EmptySourceError
 from fastfid.extractors import Extractor
+from fastfid.linalg.inputs import float64_device
+from fastfid.moments import Moments
 from fastfid.protocols import IDENTITY, Normalize, Protocol, Resize
 from fastfid.resample import RaggedImages, resize_normalize
 from fastfid.sources import WHOLE, Batches, Shard, Source
@@ -143,33 +146,36 @@ def extract(
     device: torch.device,
     progress: Progress | None = None,
     world: World | None = None,
+    entry: Entry | None = None,
+    recording: Recording | None = None,
 ) -> Tally:
     """One pass: the moments of the extractor's features over an image set.
 
     Args:
         world: the processes that read the set's shards, one each; what they found is merged, the same on all.
+        entry: what an earlier pass over the same shard came to; nothing is read then.
+        recording: keeps the pass for later ones, and knows where an interrupted one stopped.
 
     Raises:
         BadImageError: an image can't be read and ``reading.skip_bad`` is false.
         EmptySourceError: no image was left.
         RankError: another process failed.
     """
-    begin = time.perf_counter()
     world = world or World()
-    tally = Tally(protocol.statistics.block if reading.shard == WHOLE else 0)
-    with closing(features_of(source, protocol, extractor, reading, device=device)) as batches:
-        for batch in batches:
-            tally.add(batch)
-            if progress is not None:
-                progress(len(batch.names) + len(batch.bad))
-            world.check()
+    block = protocol.statistics.block if reading.shard == WHOLE else 0
+    if entry is not None:
+        tally = _restored(entry.state, source, block, device)
+        tally.seconds = 0.0
+    else:
+        with recording or nullcontext():
+            resumed = None if recording is None else recording.resumed
+            tally = Tally(block) if resumed is None else _restored(resumed, source, block, device)
+            batches = features_of(source, protocol, extractor, reading, device=device, start=tally.read)
+            _run(batches, tally, source, extractor, recording, progress, world)
     tally.finish()
-    extractor.check()
-    tally.moments.check()
     tally.moments = merge_across(tally.moments, world, device=device)
     tally.skipped = [bad for share in world.gather("skipped", tally.skipped) for bad in share]
     tally.read = sum(world.gather("read", tally.read))
-    tally.seconds += time.perf_counter() - begin
     if tally.moments.n == 0:
         raise EmptySourceError(
             f"{source.description}: none of the {len(tally.skipped)} images could be read; the first: "
@@ -177,4 +183,49 @@ def extract(
             if tally.skipped
             else f"{source.description}: the {source.kind} yielded no images"
         )
+    return tally
+
+
+def _run(
+    batches: Generator[FeatureBatch, None, None],
+    tally: Tally,
+    source: Source,
+    extractor: Extractor,
+    recording: Recording | None,
+    progress: Progress | None,
+    world: World,
+) -> None:
+    """Add up what is left of a pass, and have it recorded."""
+    begin, show = time.perf_counter() - tally.seconds, progress or (lambda _count: None)
+
+    def state() -> PassState:
+        extractor.check()
+        moments, skipped = tally.moments.state(), tuple(tally.skipped)
+        return PassState(moments, tally.read, tally.seconds, tally.rest, skipped, tuple(source.notes))
+
+    show(tally.read)
+    with closing(batches):
+        for batch in batches:
+            if recording is not None and batch.rows is not None:
+                recording.append(batch.rows)
+            tally.add(batch)
+            tally.seconds = time.perf_counter() - begin
+            if recording is not None:
+                recording.offer(state)
+            show(len(batch.names) + len(batch.bad))
+            world.check()
+    extractor.check()
+    tally.moments.check()
+    if recording is not None:
+        recording.finish(state())
+    tally.seconds = time.perf_counter() - begin
+
+
+def _restored(state: PassState, source: Source, block: int, device: torch.device) -> Tally:
+    """A pass where an earlier one stopped, or ended."""
+    tally = Tally(block)
+    tally.moments = Moments.from_state(state.moments, float64_device(device))
+    tally.skipped, tally.read, tally.seconds = list(state.skipped), state.read, state.seconds
+    tally.rest = None if state.rest is None else state.rest.to(device)
+    source.notes = tuple(dict.fromkeys((*state.notes, *source.notes)))
     return tally
