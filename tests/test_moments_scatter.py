@@ -49,15 +49,17 @@ def test_accuracy(rng: Rng, kind: str, sizes: list[int]) -> None:
         assert torch.count_nonzero(moments.scatter[::2]) == 0
 
 
+@pytest.mark.parametrize("block", [400, engine_torch._LONG - 1, 3000])
 @pytest.mark.parametrize("d", [511, 512, 515])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
-def test_block_rows_of_the_triangle(rng: Rng, d: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_torch, "BLOCK_ROWS", 400)
-    x = torch.from_numpy(rng.standard_normal((1000, d)) + 3).to(dtype)[::2]  # a row stride of 2 d
+def test_blocks(rng: Rng, d: int, dtype: torch.dtype, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to the product: by block rows of the triangle, and by syrk where blocks are long."""
+    monkeypatch.setattr(engine_torch, "BLOCK_ROWS", block)
+    x = torch.from_numpy(rng.standard_normal((2400, d)) + 3).to(dtype)[::2]  # a row stride of 2 d
     mean, scatter = torch.zeros(1, d, dtype=torch.float64), torch.zeros(1, d, d, dtype=torch.float64)
     engine_torch.accumulate(x, 0, mean, scatter, None)
     n, want_mean, want = two_pass(x.double().numpy())
-    assert n == 500
+    assert n == 1200
     tol.check(mean[0], want_mean, relative=tol.MOMENTS_FROBENIUS)
     tol.check_frobenius(mirrored(scatter[0]), want, relative=tol.MOMENTS_FROBENIUS)
 

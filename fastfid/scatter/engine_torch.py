@@ -19,6 +19,9 @@ BLOCK_ROWS = 8192
 _BLOCKED = 512
 """From this d on the halved work outweighs the extra calls."""
 
+_LONG = 1024
+"""From this many rows on a CPU's product goes to NumPy's BLAS; its result costs another pass over the accumulator."""
+
 _BLOCKS = 8
 """Block rows of the triangle: 9/16 of the work of the whole."""
 
@@ -64,8 +67,16 @@ def _add(x: torch.Tensor, n: int, mean: torch.Tensor, scatter: torch.Tensor) -> 
 
 
 def _add_lower_gram(rows: torch.Tensor, out: torch.Tensor) -> None:
-    """out += rowsᵀ rows in the lower triangle; what stands above it is not defined."""
+    """out += rowsᵀ rows in the lower triangle; what stands above it is not defined.
+
+    NumPy sends the product of a matrix with its own transpose to BLAS's syrk, which torch has no door to: 0.76 CPU
+    seconds for 8192 × 2048 where the block rows below take 0.90 (AMD EPYC, OpenBLAS against MKL).
+    """
     d = rows.shape[1]
+    if d >= _BLOCKED and len(rows) >= _LONG and rows.device.type == "cpu":
+        array = rows.numpy()
+        out.add_(torch.from_numpy(array.T @ array))
+        return
     blocks = _BLOCKS if d >= _BLOCKED else 1
     for start, end in itertools.pairwise(d * i // blocks for i in range(blocks + 1)):
         out[start:end, :end].addmm_(rows[:, start:end].T, rows[:, :end])
