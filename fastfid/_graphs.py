@@ -49,7 +49,10 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """``torch.cuda.CUDAGraph``, each with a memory pool of its own."""
+    """``torch.cuda.CUDAGraph``, each with a memory pool of its own; one side stream for a device."""
+
+    def __init__(self) -> None:
+        self._sides: dict[torch.device, torch.cuda.Stream] = {}
 
     def usable(self, x: Tensor) -> bool:
         """On CUDA, unless the caller is capturing a graph of his own, which then takes the kernels in."""
@@ -64,8 +67,8 @@ class CudaRecorder:
         stream.wait_stream(earlier)
 
     def warm_up(self, run: Run, device: torch.device) -> None:
-        """On a side stream, as a capture will be."""
-        current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call, unused-ignore]
+        """On the stream that the capture will be on, whose cuBLAS workspace this makes."""
+        current, side = torch.cuda.current_stream(device), self._side(device)
         side.wait_stream(current)
         with torch.cuda.stream(side):
             run()
@@ -74,13 +77,27 @@ class CudaRecorder:
     def record(self, run: Run, device: torch.device) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
         """Capture; other threads (a loader that pins memory, say) may go on using CUDA meanwhile."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            made = run()
+        try:
+            with (
+                torch.cuda.device(device),
+                torch.cuda.graph(graph, stream=self._side(device), capture_error_mode="thread_local"),
+            ):
+                made = run()
+        except RuntimeError:
+            # A capture that broke off leaves torch's generator believing that it is part of one; its twin does not.
+            generator = torch.cuda.default_generators[device.index]
+            generator.graphsafe_set_state(generator.clone_state())
+            raise
         return graph.replay, made
 
     def settle(self, device: torch.device) -> None:
         """Wait for the device."""
         torch.cuda.synchronize(device)
+
+    def _side(self, device: torch.device) -> torch.cuda.Stream:
+        if device not in self._sides:
+            self._sides[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call, unused-ignore]
+        return self._sides[device]
 
 
 class _Recorded(NamedTuple):

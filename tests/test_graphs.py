@@ -330,6 +330,7 @@ def test_a_capture_that_is_not_possible_is_told_and_survived() -> None:
         assert torch.equal(function(x)[0], 4 * x)
     assert torch.equal(function(x)[0], 4 * x)
     torch.cuda.synchronize()
+    assert torch.isfinite(torch.randn(5, device="cuda")).all(), "random numbers can still be drawn"
 
 
 @pytest.mark.gpu
