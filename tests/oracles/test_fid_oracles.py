@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,13 @@ SIZES = {
     "1024": (1024, 1024), "37x611": (37, 611), "200x1": (200, 1), "1x200": (1, 200),
 }  # fmt: skip
 FEW_SIZES = ("32", "256", "37x611")  # where another test holds the same resizer over all sizes
+
+
+def _each(value: object) -> list[Any]:
+    """Every size; those beyond FEW_SIZES are for the committed table, not for every change."""
+    return [pytest.param(s, value, marks=[] if s in FEW_SIZES else pytest.mark.slow) for s in SIZES]
+
+
 FULL_RANK_COUNT = 68  # images a set for 64 dimensions
 
 
@@ -188,9 +196,7 @@ def test_torch_fidelity_full_rank(
     compare("torch-fidelity features, float64 means", size, "64", got, exact, FID_FULL_RANK)
 
 
-@pytest.mark.parametrize(
-    ("size", "antialias"), [*((s, True) for s in SIZES), *((s, False) for s in FEW_SIZES)], ids=str
-)
+@pytest.mark.parametrize(("size", "antialias"), [*_each(True), *((s, False) for s in FEW_SIZES)], ids=str)
 def test_torchmetrics(
     size: str, antialias: bool, sets: Callable[..., tuple[Path, Path]], reference: Import, home: Path, compare: Compare
 ) -> None:
@@ -200,9 +206,7 @@ def test_torchmetrics(
     compare(protocol, size, "64", ours(home, pair, protocol, "64"), want, FID_SINGLE_PRECISION)
 
 
-@pytest.mark.parametrize(
-    ("size", "mode"), [*((s, "clean") for s in SIZES), *((s, "legacy_pytorch") for s in FEW_SIZES)]
-)
+@pytest.mark.parametrize(("size", "mode"), [*_each("clean"), *((s, "legacy_pytorch") for s in FEW_SIZES)])
 def test_clean_fid(
     size: str, mode: str, sets: Callable[..., tuple[Path, Path]], reference: Import, home: Path, compare: Compare
 ) -> None:
