@@ -1,7 +1,7 @@
 """The registry of benchmark cases: what is timed, where the shape comes from, what it must at least move.
 
-A module of cases offers ``cases(device) -> list[Case]`` and is named in MODULES; that is all it takes to be run by
-``python bench/run.py``.
+A module of cases offers ``cases(device) -> list[Case]`` and is named in MODULES with its operations; that is all it
+takes to be run by ``python bench/run.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-MODULES = ("resize_cases", "frechet_cases")
+MODULES = {
+    "resize_cases": ("resize_normalize",),
+    "frechet_cases": ("frechet", "frechet_moments", "frechet_many"),
+    "moments_cases": ("moments", "grouped_moments"),
+    "network_cases": ("network",),
+    "decode_cases": ("decode",),
+}
+"""Module → the operations it has cases of; only the modules that are asked for are imported."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,9 @@ class Case:
         bounds: name → largest absolute difference from the first variant's result that is accepted; a variant that
             computes something else on purpose (torch's 8-bit path, say) has an entry that says how far off it is.
         missing: baselines that can't run here → why.
+        arithmetic: of the roof that the flops are compared with (a key of ``roofs.ARITHMETIC``); "" leaves it out.
+        rounds: least number of turns of each variant; fewer than 7 only where one takes seconds.
+        inputs: makes the inputs, so that they do not count; where given, every variant's peak memory is measured too.
     """
 
     op: str
@@ -47,8 +57,13 @@ class Case:
     variants: Mapping[str, Callable[[], object]]
     bounds: Mapping[str, float] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+    arithmetic: str = ""
+    rounds: int = 7
+    inputs: Callable[[], object] | None = None
 
 
-def load(device: torch.device) -> list[Case]:
-    """All cases that make sense on a device."""
-    return [case for module in MODULES for case in importlib.import_module(module).cases(device)]
+def load(device: torch.device, op: str = "", match: str = "") -> list[Case]:
+    """The cases that make sense on a device, of one operation where it is named, whose name contains ``match``."""
+    modules = [module for module, ops in MODULES.items() if op == "" or op in ops]
+    made = [case for module in modules for case in importlib.import_module(module).cases(device)]
+    return [case for case in made if op in ("", case.op) and match in case.name]

@@ -136,6 +136,9 @@ def _covariances(d: int, device: torch.device) -> Case:
         threads=0,
         variants=variants,
         bounds={name: loose.get(name, 1e-7) for name in variants},
+        arithmetic="float64",
+        # On the CPU the making of the inputs takes more memory than the distance, which would hide it.
+        inputs=(lambda: _pair(d, where)) if device.type == "cuda" else None,
     )
 
 
@@ -212,6 +215,7 @@ def _many(count: int, d: int, device: torch.device) -> Case:
         threads=0,
         variants={"fastfid": ours, "fastfid.frechet, one by one": singly},
         bounds={"fastfid.frechet, one by one": 1e-7},
+        arithmetic="float64",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from cases import Case
 from PIL import Image
+from references import package
 
 from fastfid import RaggedImages, resize_normalize
 
@@ -35,10 +35,10 @@ def _bytes(images: torch.Tensor | RaggedImages, out_bytes: int) -> int:
 
 def _clean_fid(images: torch.Tensor) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
     """clean-fid's own resizer, image by image as it runs it, then its network's normalisation."""
-    try:
-        resizer = importlib.import_module("cleanfid.resize").build_resizer("clean")
-    except (ImportError, RuntimeError) as error:
-        return {}, {"clean-fid": str(error).splitlines()[0]}
+    module = package("cleanfid.resize")
+    if isinstance(module, str):
+        return {}, {"clean-fid": module}
+    resizer = module.build_resizer("clean")
     arrays = list(images.numpy())
 
     def run() -> torch.Tensor:

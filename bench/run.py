@@ -1,6 +1,7 @@
 """Time the registered cases: green tests first, then equal results, then times.
 
     python bench/run.py [--device cpu|cuda] [--op resize_normalize] [--match 256] [--seconds 1] [--list] [--no-save]
+    python bench/run.py --end-to-end pipeline,tensors,growth [--count N] …        whole evaluations: see end_to_end.py
 
 Rows go to bench/results/<machine>/<commit>.json. Each row is one variant of one case; see bench/README.md.
 """
@@ -8,10 +9,6 @@ Rows go to bench/results/<machine>/<commit>.json. Each row is one variant of one
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,46 +16,11 @@ from typing import Any
 
 import torch
 from cases import Case, load
-from timing import copy_bandwidth, interleaved
+from machine import ROOT, machine, save
+from peak import peak_bytes
+from roofs import copy_bandwidth, matmul_rate
 
-ROOT = Path(__file__).resolve().parent.parent
-SCHEMA = 1
-
-
-def output_of(*command: str) -> str:
-    """A command's output, "unknown" where it can't run."""
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What a number is worth nothing without."""
-    model = next(
-        (line.split(":")[1].strip() for line in output_of("cat", "/proc/cpuinfo").splitlines() if "model name" in line),
-        platform.processor() or platform.machine(),
-    )
-    facts = {
-        "schema": SCHEMA,
-        "commit": output_of("git", "rev-parse", "--short=12", "HEAD"),
-        "dirty": bool(output_of("git", "status", "--porcelain", "--untracked-files=no")),
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": device.type,
-        "gpu": "",
-        "driver": "",
-    }
-    if device.type == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name(device)
-        facts["driver"] = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return facts
-
-
-def slug(facts: dict[str, Any]) -> str:
-    """The folder of a machine's results."""
-    name = facts["gpu"] or f"{facts['cpu']} {facts['cores']} cores"
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+from fastfid.bench.timing import Times, interleaved
 
 
 def gates_are_green(cases: list[Case]) -> bool:
@@ -70,10 +32,11 @@ def gates_are_green(cases: list[Case]) -> bool:
 
 def differences(case: Case) -> dict[str, float]:
     """Largest absolute difference of every variant from the first; raises where one is beyond its bound."""
-    results = {name: _double(run()) for name, run in case.variants.items()}
-    first = next(iter(results.values()))
+    first: torch.Tensor | None = None
     found = {}
-    for name, result in results.items():
+    for name, run in case.variants.items():
+        result = _double(run())
+        first = result if first is None else first
         found[name] = (result - first).abs().max().item() if result.shape == first.shape else float("inf")
         if not found[name] <= case.bounds.get(name, 0.0):
             raise SystemExit(f"{case.name}: {name} differs by {found[name]:.3g}; nothing was timed")
@@ -86,39 +49,80 @@ def _double(result: object) -> torch.Tensor:
     return result.double()
 
 
-def rows_of(case: Case, device: torch.device, seconds: float, roofs: dict[int, float]) -> list[dict[str, Any]]:
+class Roofs:
+    """The machine's own rates, each measured when it is first asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.copy: dict[int, float] = {}
+        self.matmul: dict[tuple[str, int], float] = {}
+
+    def copy_at(self, threads: int) -> float:
+        """Bytes per second of a copy."""
+        if threads not in self.copy:
+            self.copy[threads] = copy_bandwidth(self.device, threads)
+        return self.copy[threads]
+
+    def matmul_at(self, arithmetic: str, threads: int) -> float:
+        """Operations per second of a product."""
+        key = arithmetic, threads
+        if key not in self.matmul:
+            self.matmul[key] = matmul_rate(self.device, arithmetic, threads)
+        return self.matmul[key]
+
+    def facts(self) -> dict[str, dict[str, float]]:
+        """For the result file."""
+        return {
+            "copy_bytes_per_s": {str(threads): value for threads, value in self.copy.items()},
+            "matmul_flops_per_s": {f"{name}, {threads}": value for (name, threads), value in self.matmul.items()},
+        }
+
+
+def row_of(case: Case, variant: str, metric: str, unit: str, times: Times, **more: Any) -> dict[str, Any]:
+    """One row of the result file."""
+    return {
+        "op": case.op,
+        "case": case.name,
+        "origin": case.origin,
+        "variant": variant,
+        "dtype": case.dtype,
+        "threads": case.threads,
+        "metric": metric,
+        "unit": unit,
+        "p20": times.p20,
+        "p50": times.p50,
+        "p80": times.p80,
+        "rounds": times.rounds,
+        "items": case.items,
+        "bytes": case.bytes,
+        "flops": case.flops,
+        **more,
+    }
+
+
+def rows_of(case: Case, device: torch.device, seconds: float, roofs: Roofs) -> list[dict[str, Any]]:
     """Compare, time, and put into rows."""
     far = differences(case)
+    before = torch.get_num_threads()
     if case.threads:
         torch.set_num_threads(case.threads)
-    if case.threads not in roofs:
-        roofs[case.threads] = copy_bandwidth(device, max(case.threads, 1))
-    times = interleaved(case.variants, device, seconds=seconds)
+    try:
+        taken = interleaved(case.variants, device, seconds=seconds, least_rounds=case.rounds)
+    finally:
+        torch.set_num_threads(before)
     rows = []
-    for name, taken in times.items():
-        reached = case.bytes / (taken.p50 * 1e-3)
-        rows.append(
-            {
-                "op": case.op,
-                "case": case.name,
-                "origin": case.origin,
-                "variant": name,
-                "dtype": case.dtype,
-                "threads": case.threads,
-                "metric": "time per item",
-                "unit": "ms",
-                "p20": taken.p20 / case.items,
-                "p50": taken.p50 / case.items,
-                "p80": taken.p80 / case.items,
-                "rounds": taken.rounds,
-                "items": case.items,
-                "bytes": case.bytes,
-                "flops": case.flops,
-                "bytes_per_s": reached,
-                "share_of_copy": reached / roofs[case.threads],
-                "max_difference": far[name],
-            }
-        )
+    for name, times in taken.items():
+        moved = case.bytes / (times.p50 * 1e-3)
+        shares = {"bytes_per_s": moved, "share_of_copy": moved / roofs.copy_at(case.threads)}
+        if case.arithmetic:
+            done = case.flops / (times.p50 * 1e-3)
+            shares |= {"flops_per_s": done, "share_of_matmul": done / roofs.matmul_at(case.arithmetic, case.threads)}
+        each = Times(times.p20 / case.items, times.p50 / case.items, times.p80 / case.items, times.rounds)
+        rows.append(row_of(case, name, "time per item", "ms", each, **shares, max_difference=far[name]))
+    if case.inputs is not None:
+        for name in case.variants:
+            peak = float(peak_bytes(case, name, device))
+            rows.append(row_of(case, name, "peak_bytes", "bytes", Times(peak, peak, peak, 1)))
     return rows
 
 
@@ -127,10 +131,14 @@ def show(case: Case, rows: list[dict[str, Any]]) -> None:
     print(f"\n{case.op}: {case.name}  ({case.origin})")
     ours = rows[0]["p50"]
     for row in rows:
+        if row["metric"] == "peak_bytes":
+            print(f"  {row['variant']:32} {row['p50'] / 2**20:9.1f} MiB at its peak, inputs left out")
+            continue
+        share = f"  {row['share_of_matmul']:6.1%} of a product" if "share_of_matmul" in row else ""
         print(
             f"  {row['variant']:32} {row['p50']:9.4f} ms  [{row['p20']:.4f}, {row['p80']:.4f}]"
             f"  ×{row['p50'] / ours:6.2f}  {row['bytes_per_s'] / 1e9:8.2f} GB/s  {row['share_of_copy']:6.1%} of copy"
-            f"  differs by {row['max_difference']:.1e}"
+            f"{share}  differs by {row['max_difference']:.1e}"
         )
     for name, reason in case.missing.items():
         print(f"  {name:32} not measured: {reason}")
@@ -143,28 +151,32 @@ def main() -> int:
     parser.add_argument("--match", default="", help="only cases whose name contains this")
     parser.add_argument("--seconds", type=float, default=1.0, help="least time per case")
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
+    parser.add_argument("--out", type=Path, help="folder of the result file [bench/results/<machine>]")
     parser.add_argument("--no-save", action="store_true", help="print only")
+    parser.add_argument("--end-to-end", metavar="RUNS", help="instead of the cases: pipeline, tensors, growth")
+    if any(word.startswith("--end-to-end") for word in sys.argv[1:]):
+        import end_to_end
+
+        return end_to_end.main(sys.argv[1:])
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    chosen = [case for case in load(device) if arguments.op in ("", case.op) and arguments.match in case.name]
+    chosen = load(device, arguments.op, arguments.match)
     if arguments.list or not chosen:
         print("\n".join(f"{case.op}: {case.name}  [{', '.join(case.variants)}]" for case in chosen) or "no such case")
         return 0 if chosen else 1
     if not gates_are_green(chosen):
         print("the guarding tests are red; nothing was timed")
         return 1
-    facts, roofs, rows = machine(device), dict[int, float](), list[dict[str, Any]]()
+    facts, roofs, rows = machine(device), Roofs(device), list[dict[str, Any]]()
+    if facts["variables"]:
+        print(f"set in this environment, and noted: {facts['variables']}")
     for case in chosen:
         made = rows_of(case, device, arguments.seconds, roofs)
         show(case, made)
         rows += made
-    facts["copy_bytes_per_s"] = {str(threads): value for threads, value in roofs.items()}
+    facts |= roofs.facts()
     if not arguments.no_save:
-        folder = ROOT / "bench" / "results" / slug(facts)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{facts['commit']}{'-dirty' if facts['dirty'] else ''}.json"
-        path.write_text(json.dumps({"machine": facts, "rows": rows}, indent=1) + "\n")
-        print(f"\nwritten: {path.relative_to(ROOT)}")
+        print(f"\nwritten: {save(facts, rows, folder=arguments.out)}")
     return 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +29,8 @@ class Times:
     rounds: int
 
 
-def _quantiles(samples: list[float]) -> Times:
+def quantiles(samples: Sequence[float]) -> Times:
+    """The median and the fifths of some samples."""
     ordered = sorted(samples)
 
     def at(share: float) -> float:
@@ -41,7 +42,17 @@ def _quantiles(samples: list[float]) -> Times:
 def interleaved(
     runs: Mapping[str, Run], device: torch.device, *, seconds: float, least_rounds: int = 7
 ) -> dict[str, Times]:
-    """Time all variants in turns until ``seconds`` have passed and ``least_rounds`` are done."""
+    """Time all variants in turns until ``seconds`` have passed and ``least_rounds`` are done.
+
+    Args:
+        runs: name → a call.
+        device: whose clock counts: events on a GPU, with a cold L2 cache, else the host's.
+        seconds: least time for all of them together.
+        least_rounds: least number of turns of each.
+
+    Returns:
+        name → Times, in milliseconds per call.
+    """
     once = _on_gpu(device) if device.type == "cuda" else _on_cpu
     for run in runs.values():
         begin = time.perf_counter()
@@ -57,7 +68,7 @@ def interleaved(
         for name in order:
             samples[name].append(once(runs[name]))
         rounds += 1
-    return {name: _quantiles(values) for name, values in samples.items()}
+    return {name: quantiles(values) for name, values in samples.items()}
 
 
 def _on_cpu(run: Run) -> float:
@@ -80,17 +91,3 @@ def _on_gpu(device: torch.device) -> Callable[[Run], float]:
         return float(begin.elapsed_time(end))
 
     return once
-
-
-def copy_bandwidth(device: torch.device, threads: int = 1) -> float:
-    """Bytes per second that a large copy reads and writes together: the roof of anything that is bound by memory."""
-    count = (1 << 30) if device.type == "cuda" else (1 << 27)
-    source = torch.ones(count, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        times = interleaved({"copy": lambda: target.copy_(source)}, device, seconds=0.5)
-    finally:
-        torch.set_num_threads(before)
-    return 2 * count / (times["copy"].p50 * 1e-3)
