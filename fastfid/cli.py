@@ -19,7 +19,7 @@ import click
 
 import fastfid
 
-EXIT_DATA, EXIT_WEIGHTS, EXIT_DEVICE, EXIT_RANK, EXIT_INTERRUPTED = 3, 4, 5, 6, 130
+EXIT_DEFECT, EXIT_DATA, EXIT_WEIGHTS, EXIT_DEVICE, EXIT_RANK, EXIT_INTERRUPTED = 1, 3, 4, 5, 6, 130
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -248,3 +248,34 @@ def demo(out: str, count: int, weights: str | None, quiet: bool) -> None:
         click.echo(f"plot: {plot}")
         click.echo(f"next: fastfid compare {done.reference} {done.last}{weights_option}")
         click.echo("and with your own images: fastfid compare REAL_FOLDER GENERATED_FOLDER")
+
+
+@main.command()
+@click.option("--device", default="auto", callback=_device, help="auto, cpu, cuda or cuda:<index>.")
+@click.option(
+    "--json", "json_path", type=click.Path(dir_okay=False, allow_dash=True), help="Also write the figures as JSON."
+)
+@click.option("--quiet", is_flag=True, help="Don't say what is being done.")
+def bench(device: str, json_path: str | None, quiet: bool) -> None:
+    """How fast this machine is at each stage: distance, resize, covariance, network; about a minute.
+
+    Every stage is first compared with something that shares no code with it; if one is wrong, no time is shown.
+    """
+    with _failures():
+        from fastfid._atomic import require_folder
+        from fastfid.bench.quick import WrongResultError, run_quick
+        from fastfid.report.bench import bench_table
+        from fastfid.report.json_file import json_text, write_json
+
+        if json_path not in (None, "-"):
+            require_folder(str(json_path))
+        try:
+            quick = run_quick(device, say=lambda text: None if quiet else click.echo(text, err=True))
+        except WrongResultError as error:
+            _fail(error, EXIT_DEFECT)
+        if json_path == "-":
+            click.echo(json_text(quick.to_dict()), nl=False)
+            return
+        if json_path is not None:
+            write_json(json_path, quick.to_dict())
+        _print(bench_table(quick))

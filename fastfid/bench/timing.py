@@ -82,7 +82,7 @@ def _on_gpu(device: torch.device) -> Callable[[Run], float]:
     other = torch.empty(L2_BYTES, dtype=torch.uint8, device=device)
 
     def once(run: Run) -> float:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         other.zero_()  # keeps the GPU busy while the host enqueues, so that no event times the host
         begin.record()
         run()
