@@ -103,9 +103,52 @@ def half_precision(n: int, d: int, device: torch.device, dtype: torch.dtype) -> 
     )
 
 
+def grouped(n: int, d: int, groups: int, device: torch.device) -> Case:
+    """Covariances of all groups from one pass, beside one Moments a group."""
+
+    def make() -> torch.Tensor:
+        return features(n, d, str(device))
+
+    @lru_cache(maxsize=1)
+    def labels() -> torch.Tensor:
+        return torch.randint(groups, (n,), generator=torch.Generator().manual_seed(0)).to(device)
+
+    def ours() -> torch.Tensor:
+        made = fastfid.GroupedMoments(groups)
+        made.update(make(), labels())
+        return torch.stack([made.moments(group).cov() for group in range(groups)])
+
+    def singly() -> torch.Tensor:
+        found = []
+        for group in range(groups):
+            moments = fastfid.Moments(keep_rows=False)
+            moments.update(make()[labels() == group])
+            found.append(moments.cov())
+        return torch.stack(found)
+
+    return Case(
+        op="grouped_moments",
+        name=f"{groups} groups of {n} × {d} float32 in all",
+        origin="FID by class or view (workloads M12, M16)",
+        gate="tests/test_moments_grouped.py",
+        items=1,
+        bytes=4 * n * d + groups * 8 * d * d,
+        flops=n * d * d,
+        dtype="float64",
+        threads=0,
+        variants={"fastfid": ours, "fastfid.Moments, group by group": singly},
+        bounds={"fastfid.Moments, group by group": EXACT},
+        arithmetic="float64",
+        rounds=3,
+        inputs=lambda: (make(), labels()),
+    )
+
+
 def cases(device: torch.device) -> list[Case]:
     """All cases that make sense on a device."""
     made = [covariance(50_000, 2048, device)]
     if device.type == "cuda":
         made += [half_precision(50_000, 2048, device, dtype) for dtype in (torch.float16, torch.bfloat16)]
+    if hasattr(fastfid, "GroupedMoments"):
+        made.append(grouped(20_000, 2048 if device.type == "cuda" else 512, 10, device))
     return made

@@ -82,6 +82,28 @@ def _times(run: Evaluation, precision: str, want: float) -> list[Row]:
     return rows + [run.row(f"{name}, {what}", "bytes", [float(value)]) for what, value in peaks.items()]
 
 
+def _evaluator(run: Evaluation, precision: str, want: float) -> list[Row]:
+    """The same through ``fastfid.Evaluator``, as a training loop calls it: batches that lie on the device."""
+    if not hasattr(fastfid, "Evaluator"):
+        return []
+    name, images = f"fastfid.Evaluator {precision}", run.images[: 4 * run.options.batch].to(run.device)
+    evaluator = fastfid.Evaluator(run.reference(precision), **run.settings(precision, "pytorch-fid"))
+    for batch in torch.split(run.images, run.options.batch):
+        evaluator.update(batch)
+    got = float(evaluator.compute())
+    gate(name, (got,), (want,), GATES[precision])
+
+    def update() -> None:
+        for batch in torch.split(images, run.options.batch):
+            evaluator.update(batch)
+
+    updates = [seconds_of(update, run.device) / len(images) * 1e3 for _ in range(run.options.repeat)]
+    computes = [seconds_of(evaluator.compute, run.device) * 1e3 for _ in range(run.options.repeat)]
+    print(f"  {name}: update {np.median(updates):.3f} ms an image, compute {np.median(computes):.1f} ms", flush=True)
+    rows = [row("evaluator", run.case, f"{name}, update", "ms", updates, run.options.batch)]
+    return [*rows, row("evaluator", run.case, f"{name}, compute", "ms", computes, 1)]
+
+
 def _split(run: Evaluation, precision: str, total: float, reference: fastfid.Moments) -> dict[str, float]:
     """Where the time goes: the network alone on the same batch size, the distance alone, and the share of the rest."""
     network = float(np.median(bare_network(precision, run.device, run.options.batch))) / 1e3
@@ -146,5 +168,7 @@ def tensors(options: argparse.Namespace) -> list[Row]:
     run = Evaluation(options)
     print(f"tensors: {run.case}")
     want = float(run.distance(run.reference()))
-    rows = [one for precision in available(options) for one in _times(run, precision, want)]
+    rows: list[Row] = []
+    for precision in available(options):
+        rows += _times(run, precision, want) + _evaluator(run, precision, want)
     return rows + _baselines(run)
