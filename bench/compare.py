@@ -2,8 +2,8 @@
 
     python bench/compare.py OLD.json NEW.json [--least 0.05]
 
-A time counts as worse when its median grew by more than ``--least`` and beyond the noise of both runs: the new p20 lies
-above the old p80. Files of different machines are not compared.
+A time, or a peak of memory, counts as worse when its median grew by more than ``--least`` and beyond the noise of both
+runs: the new p20 lies above the old p80. Files of different machines are not compared.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-Key = tuple[str, str, str]
+Key = tuple[str, str, str, str]
 
 
 def rows_by_key(document: dict[str, Any]) -> dict[Key, dict[str, Any]]:
-    return {(row["op"], row["case"], row["variant"]): row for row in document["rows"]}
+    return {(row["op"], row["case"], row["variant"], row["metric"]): row for row in document["rows"]}
 
 
 def verdict(old: dict[str, Any], new: dict[str, Any], least: float) -> str:
@@ -41,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
         if old["machine"][fact] != new["machine"][fact]:
             print(f"not comparable: {fact} is {old['machine'][fact]!r} and {new['machine'][fact]!r}")
             return 2
+    if old["machine"].get("variables", {}) != new["machine"].get("variables", {}):
+        print(f"set for the one: {old['machine'].get('variables')}, for the other: {new['machine'].get('variables')}")
     before, after = rows_by_key(old), rows_by_key(new)
     worse = 0
     for key in sorted(before.keys() | after.keys()):
@@ -48,8 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"only in {'old' if key in before else 'new'}: {' | '.join(key)}")
             continue
         said = verdict(before[key], after[key], asked.least)
-        ratio = after[key]["p50"] / before[key]["p50"]
-        print(f"{said:6} ×{ratio:5.2f}  {before[key]['p50']:.4f} → {after[key]['p50']:.4f} ms  {' | '.join(key)}")
+        was, now = before[key]["p50"], after[key]["p50"]
+        print(f"{said:6} ×{now / was:5.2f}  {was:.4f} → {now:.4f} {after[key]['unit']}  {' | '.join(key)}")
         worse += said == "worse" and key[2].startswith("fastfid")
     return 1 if worse else 0
 

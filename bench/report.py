@@ -65,12 +65,12 @@ def number(value: float) -> str:
 
 def power(value: float, digits: int = 1) -> str:
     """In powers of ten: 2.4e-7."""
-    return re.sub(r"e-0", "e-", f"{value:.{digits}e}")
+    return re.sub(r"e-0", "e-", f"{value:.{digits}e}") if value else "0"
 
 
 def table(head: list[str], lines: list[list[str]]) -> str:
     """Markdown."""
-    made = ["| " + " | ".join(cells).replace(" |  |", " | |") + " |" for cells in (head, *lines)]
+    made = ["|" + "".join(f" {cell} |" if cell else " |" for cell in cells) for cells in (head, *lines)]
     return "\n".join([made[0], "|" + "---|" * len(head), *made[1:]])
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from fastfid.bench import timing
+
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 
 
@@ -29,10 +31,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def document(**times: tuple[float, float, float]) -> dict[str, Any]:
-    rows = [
-        {"op": "o", "case": "c", "variant": name, "p20": p20, "p50": p50, "p80": p80}
-        for name, (p20, p50, p80) in times.items()
-    ]
+    about = {"op": "o", "case": "c", "metric": "time per item", "unit": "ms"}
+    rows = [{**about, "variant": name, "p20": p20, "p50": p50, "p80": p80} for name, (p20, p50, p80) in times.items()]
     return {"machine": {"schema": 1, "cpu": "x", "cores": 2, "gpu": ""}, "rows": rows}
 
 
@@ -62,6 +62,18 @@ def test_noise_small_changes_and_baselines_do_not_fail(bench: Any, tmp_path: Pat
     assert exit_code(bench, tmp_path, old, slower_baseline) == 0
 
 
+def test_grown_memory_fails_and_is_not_mixed_up_with_time(bench: Any, tmp_path: Path) -> None:
+    old = document(fastfid=(0.9, 1.0, 1.1))
+    peak = {"metric": "peak_bytes", "unit": "bytes", **dict.fromkeys(("p20", "p50", "p80"), 1e6)}
+    old["rows"].append(old["rows"][0] | peak)
+    new = copy.deepcopy(old)
+    assert exit_code(bench, tmp_path, old, new) == 0
+    new["rows"][1] |= dict.fromkeys(("p20", "p50", "p80"), 1.04e6)
+    assert exit_code(bench, tmp_path, old, new) == 0
+    new["rows"][1] |= dict.fromkeys(("p20", "p50", "p80"), 1.06e6)
+    assert exit_code(bench, tmp_path, old, new) == 1
+
+
 def test_another_machine_is_not_compared(bench: Any, tmp_path: Path) -> None:
     old = document(fastfid=(0.9, 1.0, 1.1))
     new = copy.deepcopy(old)
@@ -69,10 +81,13 @@ def test_another_machine_is_not_compared(bench: Any, tmp_path: Path) -> None:
     assert exit_code(bench, tmp_path, old, new) == 2
 
 
-def test_resize_cases_are_complete(bench: Any) -> None:
-    made = bench("resize_cases").cases(torch.device("cpu"))
-    assert len({case.name for case in made}) == len(made)
+@pytest.mark.parametrize("module", ["resize_cases", "frechet_cases", "moments_cases", "decode_cases"])
+def test_cases_are_complete(bench: Any, module: str) -> None:
+    ops = bench("cases").MODULES[module]
+    made = bench(module).cases(torch.device("cpu"))
+    assert len({(case.op, case.name) for case in made}) == len(made)
     for case in made:
+        assert case.op in ops
         assert next(iter(case.variants)) == "fastfid"
         assert set(case.bounds) <= set(case.variants) | set(case.missing)
         assert case.bytes > 0
@@ -95,9 +110,72 @@ def test_unequal_results_are_not_timed(bench: Any) -> None:
 
 
 def test_times_are_ordered(bench: Any) -> None:
-    times = bench("timing").interleaved(
-        {"a": lambda: None, "b": lambda: sum(range(20000))}, torch.device("cpu"), seconds=0.0
-    )
+    times = timing.interleaved({"a": lambda: None, "b": lambda: sum(range(20000))}, torch.device("cpu"), seconds=0.0)
     for taken in times.values():
         assert 0 <= taken.p20 <= taken.p50 <= taken.p80
         assert taken.rounds >= 7
+
+
+def test_covariance_case_measures_time_memory_and_difference(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = bench("run")
+    case = bench("moments_cases").covariance(600, 24, torch.device("cpu"))
+    assert case.flops == 600 * 24 * 24
+    monkeypatch.setattr(run, "peak_bytes", lambda case, variant, device: 1000 + len(variant))
+    roofs = run.Roofs(torch.device("cpu"))
+    roofs.copy[0], roofs.matmul["float64", 0] = 1e9, 1e12
+    rows = run.rows_of(case, torch.device("cpu"), 0.0, roofs)
+    times = {row["variant"]: row for row in rows if row["metric"] == "time per item"}
+    peaks = {row["variant"]: row for row in rows if row["metric"] == "peak_bytes"}
+    assert times.keys() == peaks.keys() == case.variants.keys()
+    assert times["np.cov float64"]["max_difference"] < 1e-13 < times["XᵀX float32"]["max_difference"] < 1e-3
+    one = times["fastfid"]
+    assert one["share_of_matmul"] == pytest.approx(case.flops / (one["p50"] * 1e-3) / 1e12)
+    assert peaks["fastfid"]["p50"] == 1007
+
+
+def test_a_case_that_fails_does_not_hide_the_others(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases, run = bench("cases"), bench("run")
+    facts = {"op": "o", "origin": "a test", "items": 1, "bytes": 1, "flops": 0, "dtype": "float32", "threads": 1}
+    one = {"fastfid": lambda: torch.zeros(2)}
+    made = [
+        cases.Case(**facts, name="red", gate="tests/red.py", variants=one),
+        cases.Case(**facts, name="unequal", gate="tests/green.py", variants=one | {"x": lambda: torch.ones(2)}),
+        cases.Case(**facts, name="right", gate="tests/green.py", variants=one),
+    ]
+    monkeypatch.setattr(run, "load", lambda *a: made)
+    monkeypatch.setattr(run, "green", lambda gate: gate == "tests/green.py")
+    monkeypatch.setattr(run, "copy_bandwidth", lambda *a: 1e9)
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
+    monkeypatch.setattr(sys, "argv", ["run.py", "--device", "cpu", "--seconds", "0", "--out", str(tmp_path)])
+    assert run.main() == 1
+    (path,) = tmp_path.iterdir()
+    document = json.loads(path.read_text())
+    assert {row["case"] for row in document["rows"]} == {"right"}
+    assert document["machine"]["variables"]["OPENBLAS_CORETYPE"] == "Prescott"
+    said = capsys.readouterr().out
+    assert "FAILED: tests/red.py is red" in said
+    assert "FAILED: unequal: x differs by 1" in said
+
+
+def test_resident_peak_sees_an_allocation(bench: Any) -> None:
+    peak = bench("peak")
+    before = peak.resident_peak()
+    torch.ones(before + (64 << 20), dtype=torch.uint8)
+    assert peak.resident_peak() - before >= 60 << 20
+
+
+def test_straight_line_and_its_residual(bench: Any) -> None:
+    line = bench("growth").line_through([1000, 2000, 5000], [2.5, 4.5, 10.5])
+    assert line["fixed_s"] == pytest.approx(0.5)
+    assert line["s_per_image"] == pytest.approx(2e-3)
+    assert line["largest_relative_residual"] < 1e-12
+    assert bench("growth").line_through([1000, 2000, 3000], [1.0, 2.0, 9.0])["largest_relative_residual"] > 0.2
+
+
+def test_growth_measures_a_pass(bench: Any) -> None:
+    found = bench("growth").one(120, "cpu")
+    assert 0 < found["seconds"] < 60
+    assert found["peak_bytes"] > 50 << 20
+    assert found["gpu_peak_bytes"] == 0
