@@ -135,7 +135,10 @@ run_sanitize() {
     return $status
 }
 
-run_bench() { "$python" bench/run.py --device cuda --seconds 2 --out "$out"; }
+run_bench() {
+    "$python" bench/run.py --device cuda --seconds 2 --out "$out"
+    "$python" bench/precision.py --out "$out"
+}
 
 run_e2e() {
     local count=${E2E_COUNT:-50000} status=0 one files

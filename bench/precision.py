@@ -18,12 +18,13 @@ import itertools
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from run import ROOT, machine, slug
+from machine import RESULTS, machine, slug
 
 import fastfid
 from fastfid.demo.disturbances import DISTURBANCES
@@ -142,6 +143,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200, help="images in each set")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-save", action="store_true", help="print only")
+    parser.add_argument("--out", type=Path, help="folder of the result file [bench/results/<machine>]")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     facts = machine(device)
@@ -161,11 +163,11 @@ def main() -> int:
         else:
             rows += rows_of(name, device.type if name in able else "emulated", exact, made)
     if not arguments.no_save:
-        folder = ROOT / "bench" / "results" / slug(facts)
+        folder = arguments.out or RESULTS / slug(facts)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "precision.json"
         path.write_text(json.dumps({"machine": facts, "count": arguments.count, "rows": rows}, indent=1) + "\n")
-        print(f"written: {path.relative_to(ROOT)}")
+        print(f"written: {path}")
     return 0
 
 
