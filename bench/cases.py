@@ -16,6 +16,7 @@ MODULES = {
     "resize_cases": ("resize_normalize",),
     "frechet_cases": ("frechet", "frechet_moments", "frechet_many"),
     "moments_cases": ("moments", "grouped_moments"),
+    "evaluator_cases": ("evaluator",),
     "network_cases": ("network",),
     "decode_cases": ("decode",),
 }

@@ -55,8 +55,8 @@ def fid(
         extractor: a module, TorchScript file or callable [n, 3, h, w] float32 → [n, d] in place of the Inception
             network; it receives what the protocol's resize and normalisation give.
         weights: a weights file, or "random"; where None, FASTFID_WEIGHTS, torch's hub cache and a download are tried.
-        precision: arithmetic of the network: "fp32" (the protocols' own), "tf32", "bf16" or "fp16", where the device has
-            them; the result's name and warnings say so.
+        precision: arithmetic of the network: "fp32" (the protocols' own), or "tf32", "bf16" or "fp16" where the device
+            has them; the result's name and warnings say so.
         device: "auto" (CUDA where there is a GPU), "cpu", "cuda" or "cuda:i".
         batch_size: images per forward pass.
         num_workers: decoding processes; 0 decodes on a thread of this process. None chooses by device and set.
