@@ -149,6 +149,4 @@ def cases(device: torch.device) -> list[Case]:
     made = [covariance(50_000, 2048, device)]
     if device.type == "cuda":
         made += [half_precision(50_000, 2048, device, dtype) for dtype in (torch.float16, torch.bfloat16)]
-    if hasattr(fastfid, "GroupedMoments"):
-        made.append(grouped(20_000, 2048 if device.type == "cuda" else 512, 10, device))
-    return made
+    return [*made, grouped(20_000, 2048 if device.type == "cuda" else 512, 10, device)]

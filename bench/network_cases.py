@@ -8,22 +8,14 @@ from functools import lru_cache
 import torch
 from cases import Case
 from references import PRECISIONS, extractor, package, weights_file
-from torch.utils.flop_counter import FlopCounterMode
 
 from fastfid.extractors import InceptionV3
+from fastfid.extractors.inception import flops
 
 GATE = "tests/test_extractors_network.py"
 # Relative to the largest feature of the batch.
 BOUNDS = {"tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}
 SAME = 1e-5
-
-
-@lru_cache(maxsize=1)
-def flops_per_image() -> int:
-    """Multiplications and additions of one 299² image through every layer, as torch counts them on shapes alone."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        InceptionV3()(torch.empty(1, 3, 299, 299))
-    return int(counter.get_total_flops())
 
 
 @lru_cache(maxsize=2)
@@ -97,7 +89,7 @@ def of_batch(batch: int, device: torch.device, precisions: tuple[str, ...] = PRE
         gate=GATE,
         items=batch,
         bytes=4 * batch * (3 * 299 * 299 + 2048),
-        flops=batch * flops_per_image(),
+        flops=batch * flops(299),
         dtype="float32",
         threads=0,
         variants=variants,

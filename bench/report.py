@@ -22,15 +22,17 @@ from growth import line_through
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
-XEON = "intel-r-xeon-r-processor-2-cores"
+XEON, EPYC = "intel-r-xeon-r-processor-2-cores", "amd-epyc-2-cores"
 SOURCES = {
-    "pipeline": f"{XEON}/pipeline.json",
-    "frechet": f"{XEON}/cb6aa2a8966e.json",
-    "resize": f"{XEON}/cb6aa2a8966e.json",
+    "pipeline": f"{EPYC}/pipeline.json",
+    "frechet": f"{EPYC}/d006e3fbc258.json",
+    "resize": f"{EPYC}/d006e3fbc258.json",
+    "moments": f"{EPYC}/d006e3fbc258.json",
+    "growth": f"{EPYC}/growth.json",
     "parity": f"{XEON}/parity.json",
-    "plot": f"{XEON}/pipeline.json",
+    "plot": f"{EPYC}/pipeline.json",
 }
-"""Block → result file. Known blocks without an entry: moments (run.py's file), tensors and growth (end-to-end's)."""
+"""Block → result file. A known block without an entry: tensors (end-to-end's)."""
 LABELS = {
     "scipy sqrtm (pytorch-fid, …)": "SciPy `sqrtm` (pytorch-fid, clean-fid, EDM, …)",
     "numpy eigvals (torch-fidelity)": "NumPy `eigvals` (torch-fidelity)",

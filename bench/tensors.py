@@ -10,12 +10,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from evaluation import GATES, Row, Statistics, available, bare_network, gate, missing, row, seconds_of
-from network_cases import flops_per_image
 from peak import resident_peak
 from references import package, pytorch_fid, torch_fidelity, weights_file
 from roofs import matmul_rate
 
 import fastfid
+from fastfid.extractors.inception import flops
 
 ARITHMETIC = {"fp32": "float32", "tf32": "tf32", "fp16": "float16", "bf16": "bfloat16"}
 REFERENCE = 4096  # images behind the given statistics
@@ -84,8 +84,6 @@ def _times(run: Evaluation, precision: str, want: float) -> list[Row]:
 
 def _evaluator(run: Evaluation, precision: str, want: float) -> list[Row]:
     """The same through ``fastfid.Evaluator``, as a training loop calls it: batches that lie on the device."""
-    if not hasattr(fastfid, "Evaluator"):
-        return []
     name, images = f"fastfid.Evaluator {precision}", run.images[: 4 * run.options.batch].to(run.device)
     evaluator = fastfid.Evaluator(run.reference(precision), **run.settings(precision, "pytorch-fid"))
     for batch in torch.split(run.images, run.options.batch):
@@ -108,7 +106,7 @@ def _split(run: Evaluation, precision: str, total: float, reference: fastfid.Mom
     """Where the time goes: the network alone on the same batch size, the distance alone, and the share of the rest."""
     network = float(np.median(bare_network(precision, run.device, run.options.batch))) / 1e3
     moved = fastfid.Moments.from_statistics(reference.mean * 1.01, reference.cov() * 1.01, run.count)
-    rate = flops_per_image() / network
+    rate = flops(299) / network
     return {
         "total_s": total,
         "network_s": network * run.count,
