@@ -31,7 +31,7 @@ class Evaluator:
             ...
             for _ in range(200):
                 evaluator.update(generator.sample(250))  # uint8 [250, 3, H, W]
-            print(evaluator.compute())
+            distance = evaluator.compute()  # a float with bounds
             evaluator.reset()
 
     Args:
