@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from images import photos
 
 from fastfid.cache import FeatureCache, Key, PassState, Recording, features_key, record_checkpoints
 from fastfid.protocols import protocol
@@ -136,6 +135,11 @@ def settle(path: Path, seconds: float = 10.0) -> None:
         os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns - int(seconds * 1e9)))
 
 
+def noise(n: int) -> Source:
+    """An array of n small images, quickly made."""
+    return open_source(np.random.default_rng(n).integers(0, 256, (n, 6, 6, 3), dtype=np.uint8))
+
+
 def processes() -> Any:
     """A multiprocessing context whose processes are forks of one that has imported torch and done nothing else."""
     context = multiprocessing.get_context("forkserver")
@@ -147,7 +151,7 @@ def compete(folder: str, rounds: int, failures: Any) -> None:
     """What one of several processes does: fill, read and remove one entry, over and over."""
     try:
         torch.set_num_threads(1)
-        source, cache, key = open_source(photos(7)), FeatureCache(folder), key_of("x")
+        source, cache, key = noise(7), FeatureCache(folder), key_of("x")
         want = all_features(source).tobytes()
         for turn in range(rounds):
             entry = cache.open(key)
@@ -183,4 +187,4 @@ def pass_until_killed(kind: str, where: str, begun: Any) -> None:
         begun.set()
 
     recording.offer = noting  # type: ignore[method-assign]
-    run_pass(open_source(photos(400)), recording)
+    run_pass(noise(400), recording)

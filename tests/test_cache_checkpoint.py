@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from cache_pass import Interrupted, all_features, key_of, pass_until_killed, processes, recording_of, run_pass
+from cache_pass import Interrupted, all_features, key_of, noise, pass_until_killed, processes, recording_of, run_pass
 from images import photos, write_folder
 
 from fastfid.cache import FeatureCache, PassState, checkpoint, record_checkpoints
@@ -193,7 +193,7 @@ def test_saving_takes_a_hundredth_of_the_time(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("kind", ["cache", "checkpoint"])
 def test_a_kill_at_any_moment_leaves_something_to_go_on_with(tmp_path: Path, kind: str) -> None:
     """Saving after every batch, a pass of 100 batches is killed four times, most likely in a save."""
-    source, where = open_source(photos(400)), tmp_path / "here"
+    source, where = noise(400), tmp_path / "here"
     want = uninterrupted(source, tmp_path)
     context, read = processes(), 0
     for pause in (0.0, 0.011, 0.023, 0.037):
