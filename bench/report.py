@@ -215,9 +215,10 @@ def digest(panels: dict[str, Any]) -> str:
 
 
 def draw_bars(panels: dict[str, list[tuple[str, float]]], path: Path) -> None:
-    """Horizontal bars on a logarithmic scale, one panel each; the same bytes for the same numbers."""
+    """Horizontal bars, logarithmic where they span a decade, one panel each; the same bytes for the same numbers."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     with mpl.rc_context({"svg.hashsalt": "fastfid", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(9, 2.8), layout="constrained")
@@ -225,7 +226,11 @@ def draw_bars(panels: dict[str, list[tuple[str, float]]], path: Path) -> None:
             names = [name for name, _ in values]
             colours = ["#1f6f8b" if "fastfid" in name else "#b0b0b0" for name in names]
             axes.barh(names, [value for _, value in values], color=colours)
-            axes.set_xscale("log")
+            sizes = [value for _, value in values]
+            if max(sizes) > 10 * min(sizes):
+                axes.set_xscale("log")
+                axes.set_xlim(min(sizes) / 2)
+                axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_title(title, fontsize=9, loc="left")
             axes.invert_yaxis()
             axes.margins(x=0.3)
@@ -254,7 +259,7 @@ def draw_growth(document: dict[str, Any], path: Path) -> None:
         for variant in dict.fromkeys(row["variant"] for row in peaks):
             values = [row["p50"] / 2**20 for row in peaks if row["variant"] == variant]
             memory.plot(counts, values, "o-", label="GPU" if variant.endswith("GPU") else "host")
-        memory.set_ylim(0)
+        memory.set_ylim(0, 1.3 * max(row["p50"] / 2**20 for row in peaks))
         memory.legend()
         memory.set_title("peak memory, MiB", fontsize=9, loc="left")
         for axes in (time, memory):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from images import photos, write_folder
+from PIL import Image
 
 import fastfid
 from fastfid.cache import recording
@@ -137,6 +138,20 @@ def test_an_interrupted_run_goes_on(
     # Each interruption costs at most the batch it fell into.
     assert total <= settings.get("limit", 61) + 2 * 4
     assert not list(tmp_path.glob("kept.*"))
+
+
+def test_what_was_noted_before_an_interruption_stays_said(
+    folder: Path, network: Path, tmp_path: Path, reads: Reads, every_batch: None
+) -> None:
+    for index in (0, 1, 60):
+        Image.fromarray(np.full((20, 24), 40_000, np.uint16)).save(folder / f"{index:03d}.png")
+    asked = {"extractor": network, "device": "cpu", "batch_size": 4, "checkpoint": tmp_path / "kept"}
+    reads.limit = 8
+    with pytest.raises(KeyboardInterrupt):
+        fastfid.stats(folder, **asked)
+    reads.limit = 10**9
+    notes = fastfid.stats(folder, **asked).metadata["notes"]
+    assert [note.split()[0] for note in notes if "16 or 32 bits" in note] == ["2", "1"]
 
 
 def test_a_checkpoint_of_another_run_is_left_alone(

@@ -100,7 +100,8 @@ class DecodedSource(Source):
             decoded = ahead(lambda stop: (decode_batch(reader, part, plan.skip_bad, stop) for part in parts))
         else:
             decoded = (decode_batch(reader, part, plan.skip_bad) for part in parts)
-        notes, wide = tuple(note for note in self.notes if not note.endswith(WIDE)), 0
+        # What a resumed pass saw before it was interrupted stays said; a new pass counts anew.
+        notes, wide = self.notes if plan.start else tuple(n for n in self.notes if not n.endswith(WIDE)), 0
         try:
             for batch in decoded:
                 if batch.bad and not plan.skip_bad:
