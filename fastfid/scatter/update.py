@@ -47,10 +47,19 @@ def combine(
     mean.add_(delta, alpha=b / (n + b))
 
 
+_MIRRORED = 256
+"""Rows mirrored at once: copies of 256 × d read along memory and take no second matrix."""
+
+
 def mirrored(lower: torch.Tensor) -> torch.Tensor:
     """The symmetric matrix whose lower triangle is given, [d, d]."""
-    full = lower.tril()
-    return full.add_(lower.tril(-1).T)
+    full = lower.clone()
+    for start in range(0, len(full), _MIRRORED):
+        end = start + _MIRRORED
+        part = full[start:end, start:end].tril()
+        full[start:end, start:end] = part + part.tril(-1).T
+        full[start:end, end:] = full[end:, start:end].T
+    return full
 
 
 def no_moments(d: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
