@@ -97,7 +97,7 @@ def _why_older_than_ampere(device: torch.device, arithmetic: str) -> str | None:
 
 
 def _why_no_half_on_cpu(name: str) -> str | None:
-    """Without instructions of its own float16 is five times slower than float32 (measured on an AVX-512 AMD EPYC)."""
+    """Without instructions of its own float16 is emulated, and several times slower than float32."""
     known = torch.ops.mkldnn
     able = torch.backends.mkldnn.is_available() and (  # type: ignore[no-untyped-call, unused-ignore]
         known._is_mkldnn_bf16_supported() if name == "bf16" else known._is_mkldnn_fp16_supported()
