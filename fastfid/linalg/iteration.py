@@ -54,7 +54,7 @@ of it, is at most ‖Y‖_F / 4√(tr N) of it."""
 
 _LAUNCH_BOUND, _LAUNCH_BOUND_ENTRIES = 512, 2**20
 """Sides of M, and entries of a batch, up to which a stage is a CUDA graph: a float64 product of 512² would take 4 µs at
-an H100's data-sheet peak (67 TFLOP/s), so that launches weigh as much. Not run on a GPU. A graph keeps about four arrays
+an H100's data-sheet peak (67 TFLOP/s), so launches weigh as much. Not run on a GPU. A graph keeps about four arrays
 of the batch's size."""
 
 _UNIT32 = float(torch.finfo(torch.float32).eps) / 2
