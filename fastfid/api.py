@@ -16,7 +16,7 @@ from fastfid.job import Job
 from fastfid.moments import Moments
 from fastfid.protocols import DEFAULT, Protocol
 from fastfid.results import FIDResult
-from fastfid.sources import Shard
+from fastfid.sources import Key, Shard
 
 
 def fid(
@@ -39,6 +39,7 @@ def fid(
     distributed: bool = False,
     cache: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    key: Key = None,
 ) -> FIDResult:
     """The Fréchet Inception Distance of two image sets under a named protocol.
 
@@ -71,6 +72,8 @@ def fid(
             after an interruption; may be shared by runs that go on at the same time.
         checkpoint: where an interrupted run of the same call goes on, without a cache: the state of each set is kept in
             CHECKPOINT.ref and CHECKPOINT.gen until the set is complete. The result has the same bits.
+        key: where items of a Dataset, DataLoader or iterable are dicts, or hold several images (an image and its mask),
+            which one counts: a dict's key, or an index into a tuple.
 
     Returns:
         FIDResult, a float with ``lower``, ``upper``, the terms, and ``run``: protocol, weights, counts, warnings.
@@ -106,6 +109,7 @@ def fid(
             world=world,
             cache=cache,
             checkpoint=checkpoint,
+            key=key,
         )
         if ref is gen and isinstance(ref, Iterator):
             raise ValueError("ref and gen are the same iterator, which can be read only once; pass two, or a list")
@@ -135,6 +139,7 @@ def stats(
     distributed: bool = False,
     cache: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    key: Key = None,
 ) -> Moments:
     """The moments of one image set, to be compared with many others later.
 
@@ -143,7 +148,7 @@ def stats(
         output: an ``.npz`` to write: ``mu`` and ``sigma``, as every other package reads them, and what fastfid needs
             to merge them and to refuse a comparison with statistics of another protocol or network.
         protocol, tap, extractor, weights, precision, device, batch_size, num_workers, limit, seed, skip_bad, progress,
-            distributed, cache, checkpoint: as in ``fid``; the first process writes; CHECKPOINT.images is the file.
+            distributed, cache, checkpoint, key: as in ``fid``; the first process writes; CHECKPOINT.images is the file.
         shard: "INDEX/OF" (from 0): read only that piece, to be merged with the others' by ``Moments.merge`` or
             ``fastfid merge``; together they are the set, each image once.
 
@@ -173,6 +178,7 @@ def stats(
             world=world,
             cache=cache,
             checkpoint=checkpoint,
+            key=key,
         )
         if output is not None and world.index == 0:
             require_folder(output)

@@ -15,7 +15,7 @@ from fastfid.moments import Moments
 from fastfid.pipeline import Reading, features_of
 from fastfid.protocols import DEFAULT, Protocol
 from fastfid.results import FIDResult, SetInfo
-from fastfid.sources import open_source
+from fastfid.sources import Key, open_item
 from fastfid.tally import FeatureBatch, Tally
 
 
@@ -36,8 +36,8 @@ class Evaluator:
 
     Args:
         ref: as ``ref`` of ``fastfid.fid``.
-        protocol, tap, extractor, weights, precision, device, batch_size, num_workers, limit, seed, skip_bad, progress:
-            as in ``fastfid.fid``; limit, seed, skip_bad and progress concern the reference.
+        protocol, tap, extractor, weights, precision, device, batch_size, num_workers, limit, seed, skip_bad, progress,
+            key: as in ``fastfid.fid``; limit, seed, skip_bad, progress and key concern the reference.
         distributed: all processes of torchrun, or of the process group that this one is in, make an Evaluator and call
             ``compute`` together; each updates its own with images of its own, and all get the distance of them all.
 
@@ -51,6 +51,8 @@ class Evaluator:
         Equal to ``fastfid.fid`` of the same images bit for bit, where batches are cut at the same places
         (tests/test_evaluator.py::test_equals_fid).
     """
+
+    _tally: Tally
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class Evaluator:
         skip_bad: bool = False,
         progress: bool | None = None,
         distributed: bool = False,
+        key: Key = None,
     ) -> None:
         self._distributed = distributed
         with joined(distributed) as world:
@@ -86,6 +89,7 @@ class Evaluator:
                 skip_bad=skip_bad,
                 progress=progress,
                 world=world,
+                key=key,
             )
             if world.size > 1 and self._job.protocol.statistics.block:
                 raise ValueError(
@@ -113,26 +117,26 @@ class Evaluator:
         """The reference's moments; ``save`` them to begin the next run without measuring."""
         return self._ref.moments
 
-    def update(self, images: Any) -> None:
-        """Take images.
+    def update(self, images: Any, *, key: Key = None) -> None:
+        """Take images: all that are given, or, where this raises, none.
 
         Args:
-            images: uint8 tensor [n, 3, H, W] on any device, or array [n, H, W, 3]; also a list of images of different
-                sizes, and whatever else ``fastfid.fid`` takes as an image set. They go through the network
-                ``batch_size`` at a time.
+            images: uint8 tensor [n, 3, H, W] on any device, or array [n, H, W, 3]; one image without the first axis; a
+                list of images of any sizes; one of these with its labels, as a DataLoader gives them; and whatever else
+                ``fastfid.fid`` takes as an image set. They go through the network ``batch_size`` at a time.
+            key: which element of a dict, tuple or list holds the images, where there are several (images and masks).
 
         Raises:
-            TypeError: images that are not uint8; the message says how to convert.
-            ValueError: wrong axes, or an image that can't be read; images of earlier batches have been taken then.
+            TypeError: images that are not uint8 (the message says how to convert), or no images at all.
+            ValueError: wrong axes, several elements that are images, or an image that can't be read.
         """
-        source = open_source(images, decode=self._job.protocol.decode)
+        source = open_item(images, decode=self._job.protocol.decode, key=key)
         job = self._job
         begin = time.perf_counter()
         self._follow()
         batches = features_of(source, job.protocol, job.extractor, self._reading, device=job.device)
         with closing(batches):
-            for batch in batches:
-                self._tally.add(batch)
+            self._tally = self._tally.with_all(batches)
         self._notes.update(dict.fromkeys(source.notes))
         self._mark(begin)
 

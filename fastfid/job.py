@@ -37,7 +37,7 @@ from fastfid.pipeline import Reading, extract, resampler
 from fastfid.protocols import Protocol, Statistics
 from fastfid.protocols import protocol as find_protocol
 from fastfid.results import FIDResult, Run, SetInfo, versions
-from fastfid.sources import WHOLE, Shard, Source, is_statistics, open_source
+from fastfid.sources import WHOLE, Key, Shard, Source, is_statistics, open_source
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class Job:
         world: World | None = None,
         cache: str | os.PathLike[str] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
+        key: Key = None,
     ) -> None:
         chosen = find_protocol(protocol)
         if extractor is not None and (weights is not None or tap is not None or precision != "fp32"):
@@ -116,6 +117,7 @@ class Job:
         self.seed = whole_number("seed", seed, least=0)
         self.skip_bad = skip_bad
         self.shard = shard
+        self.key = key
         self.share = shard if self.world.size == 1 else Shard(self.world.index, self.world.size)
         self.progress = self.world.index == 0 and _progress.wanted(progress)
         self.remarks: list[str] = []
@@ -159,7 +161,7 @@ class Job:
         if isinstance(given, (str, os.PathLike)) and is_statistics(given):
             return Opened(role, os.fspath(given), self._load(Path(given)))
         try:
-            source = open_source(given, decode=self.protocol.decode)
+            source = open_source(given, decode=self.protocol.decode, key=self.key)
         except (ValueError, TypeError, FileNotFoundError) as error:
             raise type(error)(f"{role}: {error}") from error
         return Opened(role, source.description, source)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 
 from fastfid.errors import BadImageError
 from fastfid.moments import Moments
+from fastfid.scatter.inputs import CLEAN, first_bad_row
 
 
 class FeatureBatch(NamedTuple):
@@ -46,11 +50,22 @@ class Tally:
         self.rest: torch.Tensor | None = None
 
     def add(self, batch: FeatureBatch) -> None:
-        """One batch more. Nothing waits for a GPU: a feature that is not finite is reported when moments are read."""
-        self.skipped.extend(batch.bad)
-        self.read += len(batch.names) + len(batch.bad)
+        """One batch more; where that raises, nothing of it was taken.
+
+        Nothing waits for a GPU: a feature that is not finite is reported when moments are read.
+        """
         if batch.rows is not None:
             self._push(batch.rows)
+        self.skipped.extend(batch.bad)
+        self.read += len(batch.names) + len(batch.bad)
+
+    def with_all(self, batches: Iterator[FeatureBatch]) -> Tally:
+        """This tally with all these batches; what ends them early leaves this one as it was, bit for bit."""
+        first, second = next(batches, None), next(batches, None)
+        taken = self if second is None else copy.deepcopy(self)  # a single batch is taken whole or not at all
+        for batch in chain((one for one in (first, second) if one is not None), batches):
+            taken.add(batch)
+        return taken
 
     @property
     def dropped(self) -> int:
@@ -67,12 +82,19 @@ class Tally:
         if self.block == 0:
             self._update(rows)
             return
+        self._check(rows)  # now, not once the block is whole
         if self.rest is not None:
             rows = torch.cat([self.rest, rows])
         whole = len(rows) - len(rows) % self.block
-        self.rest = rows[whole:].clone()
         if whole:
             self._update(rows[:whole])
+        self.rest = rows[whole:].clone()
+
+    def _check(self, rows: torch.Tensor) -> None:
+        """What ``Moments.update`` would refuse."""
+        if not rows.is_cuda and len(rows) and int(first_bad_row(rows)) < CLEAN:
+            raise ValueError(f"features: row {int(first_bad_row(rows))} of this batch has NaN or infinity")
+        self.moments.update(rows[:0])
 
     def _update(self, rows: torch.Tensor) -> None:
         self.moments.update(rows, deferred=rows.is_cuda)

@@ -6,7 +6,8 @@ a Dataset, a DataLoader or any iterable of batches. How files are found and deco
 
 from fastfid.sources.base import WHOLE, Batches, Content, ImageBatch, Layout, Shard, Source
 from fastfid.sources.decode import IMAGE_EXTENSIONS, MAX_PIXELS, Decode
-from fastfid.sources.opening import is_statistics, open_source
+from fastfid.sources.items import Key
+from fastfid.sources.opening import is_statistics, open_item, open_source
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -16,9 +17,11 @@ __all__ = [
     "Content",
     "Decode",
     "ImageBatch",
+    "Key",
     "Layout",
     "Shard",
     "Source",
     "is_statistics",
+    "open_item",
     "open_source",
 ]

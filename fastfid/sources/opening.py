@@ -17,6 +17,7 @@ from fastfid.sources.arrays import ArraySource, NpySource
 from fastfid.sources.base import Layout, Source
 from fastfid.sources.decode import Decode
 from fastfid.sources.folder import FolderSource
+from fastfid.sources.items import Key, checked_key, is_item
 from fastfid.sources.npz import NpzSource, npz_headers
 from fastfid.sources.stream import BatchesSource, DatasetSource
 
@@ -26,7 +27,7 @@ _ACCEPTED = (
 )
 
 
-def open_source(x: Any, *, decode: Decode | None = None, layout: Layout | None = None) -> Source:
+def open_source(x: Any, *, decode: Decode | None = None, layout: Layout | None = None, key: Key = None) -> Source:
     """The image set that ``x`` is.
 
     ======================================  =========================================================================
@@ -50,6 +51,9 @@ def open_source(x: Any, *, decode: Decode | None = None, layout: Layout | None =
         layout: the axes of arrays, where they differ from the table: "NHWC" or "NCHW". Axes are never guessed from
             lengths: [n, 3, H, 3] is NCHW as a tensor and NHWC as an array. C must be 1 (repeated to 3) or 3.
 
+        key: which element of the items of a Dataset, DataLoader or iterable holds the images, where the items alone do
+            not say it: a dict's key, or an index into a tuple or list. What has no elements is not looked into.
+
     Raises:
         FileNotFoundError: no such path.
         EmptySourceError: nothing in it that counts as an image.
@@ -58,6 +62,7 @@ def open_source(x: Any, *, decode: Decode | None = None, layout: Layout | None =
     """
     if layout not in (None, "NHWC", "NCHW"):
         raise ValueError(f"layout must be 'NHWC' or 'NCHW', got {layout!r}")
+    checked_key(key)
     if isinstance(x, Source):
         return x
     if isinstance(x, (str, bytes, os.PathLike)):
@@ -69,12 +74,21 @@ def open_source(x: Any, *, decode: Decode | None = None, layout: Layout | None =
     if hasattr(x, "__dlpack__"):
         return ArraySource(from_dlpack(x), layout or "NHWC")
     if isinstance(x, Dataset) and not isinstance(x, IterableDataset) and hasattr(x, "__len__"):
-        return DatasetSource(x, layout)
+        return DatasetSource(x, layout, key)
     if is_statistics(x):
         raise TypeError("x is Moments: statistics of features, not images")
     if isinstance(x, Iterable) and not isinstance(x, (bytearray, dict)):
-        return BatchesSource(x, layout)
+        return BatchesSource(x, layout, key)
     raise TypeError(f"cannot read images from {type(x).__name__}; accepted: {_ACCEPTED}")
+
+
+def open_item(x: Any, *, decode: Decode | None = None, key: Key = None) -> Source:
+    """What ``Evaluator.update`` is given: one item (fastfid.sources.items), or else a set as for ``open_source``."""
+    if not is_item(x) or getattr(x, "ndim", 0) == 4:
+        return open_source(x, decode=decode, key=key)
+    source = BatchesSource([x], None, checked_key(key), what="images")
+    source.description = "images"
+    return source
 
 
 def is_statistics(x: Any) -> bool:

@@ -5,42 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import Dataset
-from torch.utils.dlpack import from_dlpack
 
 from fastfid.errors import BadImageError
-from fastfid.sources.arrays import REPEATED, check_images, to_rgb
+from fastfid.sources.arrays import REPEATED, to_rgb
 from fastfid.sources.base import Batches, ImageBatch, Layout, Pixels, Plan, Source, pack, unpack
-from fastfid.sources.decode import rgb_pixels
+from fastfid.sources.items import Key, image_batches
 from fastfid.sources.loader import DecodedSource, Reader
-
-_ACCEPTED = (
-    "a uint8 tensor [n, 3, H, W] or array [n, H, W, 3], one such image without the first axis, a PIL image, a list of "
-    "images, or a tuple whose first element is one of these"
-)
 
 
 class BatchesSource(Source):
     """An iterable of batches (or of single images): a generator, a DataLoader, a list.
 
-    Each item is one of
-
-    - a tensor [n, C, H, W], or an array [n, H, W, C], uint8, C = 1 or 3 (``layout`` overrides either order);
-    - one image: a tensor [C, H, W], an array [H, W, C], or a PIL image (converted to RGB);
-    - a tuple, whose first element is one of the above and whose rest (labels) is ignored; a list is read so, too, if
-      its first element is a batch (what DataLoader makes of ``(image, label)``); else a list is a batch of images.
+    Each item is a batch (a tensor [n, C, H, W] or an array [n, H, W, C], uint8, C = 1 or 3), one image (without the
+    first axis, or a PIL image), a list or tuple of images, or a list or tuple with one of these and labels;
+    ``fastfid.sources.items`` has the rule. ``layout`` overrides either order of axes.
 
     Batches are cut anew to the size asked for. The iterable runs in the caller's thread, as far as it is needed.
+
+    Args:
+        items: the iterable.
+        layout: the order of the axes.
+        key: which element of an item holds the images, where the item alone does not say it.
+        what: what an only item is called, where ``items`` is a list of one that the caller's caller knows nothing of.
     """
 
     kind: ClassVar[str] = "batches"
 
-    def __init__(self, items: Iterable[Any], layout: Layout | None) -> None:
+    def __init__(self, items: Iterable[Any], layout: Layout | None, key: Key = None, what: str = "") -> None:
         self.items = items
         self.layout = layout
+        self.key = key
+        self.what = what
         self.once = isinstance(items, Iterator)
         self.read = False
         self.count = None
@@ -58,7 +55,8 @@ class BatchesSource(Source):
         index, of = plan.shard.index, plan.shard.of
         position, taken, waiting = 0, 0, _Waiting()
         for number, item in enumerate(self.items):
-            for images, order in _image_batches(item, self.layout, f"item {number} of {self.description}"):
+            what = self.what or f"item {number} of {self.description}"
+            for images, order in image_batches(item, self.layout, what, self.key):
                 if images.shape[order.index("C")] == 1:
                     self.notes = (REPEATED,)
                 count = len(images) if plan.limit is None else min(len(images), plan.limit - position)
@@ -89,36 +87,41 @@ class DatasetSource(DecodedSource):
     kind: ClassVar[str] = "dataset"
     threaded: ClassVar[bool] = False
 
-    def __init__(self, dataset: Dataset[Any], layout: Layout | None) -> None:
+    def __init__(self, dataset: Dataset[Any], layout: Layout | None, key: Key = None) -> None:
         self.dataset = dataset
         self.layout = layout
+        self.key = key
         self.description = f"{type(dataset).__name__} dataset"
         self.count = len(dataset)  # type: ignore[arg-type]  # open_source saw its __len__
 
     def _reader(self) -> Reader:
-        return _DatasetReader(self.dataset, self.layout, self.description)
+        return _DatasetReader(self.dataset, self.layout, self.key, self.description)
 
 
 class _DatasetReader(Reader):
     """Members are what a Dataset returns."""
 
-    def __init__(self, dataset: Dataset[Any], layout: Layout | None, description: str) -> None:
+    def __init__(self, dataset: Dataset[Any], layout: Layout | None, key: Key, description: str) -> None:
         self.dataset = dataset
         self.layout = layout
+        self.key = key
         self.description = description
 
     def name(self, index: int) -> str:
         return str(index)
 
     def read(self, index: int) -> Pixels:
+        what = f"item {index} of {self.description}"
         try:
-            found = list(_image_batches(self.dataset[index], self.layout, f"item {index} of {self.description}"))
+            found = list(image_batches(self.dataset[index], self.layout, what, self.key))
         except (OSError, SyntaxError) as error:  # the latter is Pillow's word for a broken PNG
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise BadImageError(str(index), str(error), self.description) from error
         if len(found) != 1 or len(found[0][0]) != 1:
-            raise ValueError(f"item {index} of {self.description} holds several images; a Dataset gives one at a time")
+            raise ValueError(
+                f"{what} holds several images; a Dataset gives one at a time (of several, pass key=0 for the first)"
+            )
         pixels: Pixels = to_rgb(*found[0])[0].cpu().numpy()
         return pixels
 
@@ -153,24 +156,3 @@ class _Waiting:
         if len({part.shape[1:] for part in taken}) == 1:
             return ImageBatch(taken[0] if len(taken) == 1 else torch.cat(taken), names)
         return ImageBatch(unpack(*pack([image.cpu().numpy() for part in taken for image in part])), names)
-
-
-def _image_batches(item: Any, layout: Layout | None, what: str) -> Iterator[tuple[NDArray[Any] | torch.Tensor, Layout]]:
-    """The images of one item, checked, as arrays of four axes with their order."""
-    if isinstance(item, (tuple, list)) and item:
-        if isinstance(item, tuple) or getattr(item[0], "ndim", 0) == 4:
-            yield from _image_batches(item[0], layout, what)
-        else:
-            for part in item:
-                yield from _image_batches(part, layout, what)
-        return
-    if hasattr(item, "convert") and hasattr(item, "getbands"):  # a PIL image; Pillow need not be loaded to say so
-        item, layout = rgb_pixels(item), "NHWC"
-    if not isinstance(item, (np.ndarray, torch.Tensor)):
-        if not hasattr(item, "__dlpack__"):
-            raise TypeError(f"{what} is {type(item).__name__}; accepted: {_ACCEPTED}")
-        item, layout = from_dlpack(item), layout or "NHWC"
-    order: Layout = layout or ("NCHW" if isinstance(item, torch.Tensor) else "NHWC")
-    images = item[None] if item.ndim == 3 else item
-    check_images(images.shape, images.dtype, order, what)
-    yield images, order
