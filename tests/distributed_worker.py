@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -228,6 +230,17 @@ def sleep(whose: int, timeout_s: float) -> int:
     with joined(timeout_s=timeout_s) as world:
         if world.index == whose:
             time.sleep(timeout_s * 3)
+        world.gather("facts", None)
+    return 0
+
+
+def stopped(whose: int, timeout_s: float) -> int:
+    """One rank is stopped, and goes on when the others have given up."""
+    with joined(timeout_s=timeout_s) as world:
+        world.gather("begin", None)
+        if world.index == whose:
+            subprocess.Popen(["sh", "-c", f"sleep {timeout_s * 3}; kill -CONT {os.getpid()}"])
+            os.kill(os.getpid(), signal.SIGSTOP)
         world.gather("facts", None)
     return 0
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -164,21 +164,19 @@ def test_the_others_stop_soon_when_one_fails() -> None:
 @pytest.mark.parametrize("where", ["work", "exchange"])
 @pytest.mark.parametrize(("whose", "callers"), [(0, False), (1, False), (2, True)])
 def test_a_rank_that_dies_ends_all(whose: int, callers: bool, where: str) -> None:
-    begin = time.monotonic()
     outcomes = run(worker.die, 3, whose, where, callers)
-    assert time.monotonic() - begin < 15
     assert outcomes[whose].code == 9
     for rank, outcome in enumerate(outcomes):
         if rank != whose:
             assert (outcome.code, outcome.error) == (1, "RankError"), outcome.text
-            assert "lost another rank" in outcome.text
+            assert re.search(rf" lost (rank \d, )?rank {whose}\b.*, which died", outcome.text), outcome.text
 
 
-@pytest.mark.parametrize("case", [worker.sleep, worker.missing])
+@pytest.mark.parametrize("case", [worker.sleep, worker.stopped, worker.missing])
 def test_a_rank_that_does_not_answer_ends_all(case: Any) -> None:
     outcomes = run(case, 2, 1, 1.0)
     assert (outcomes[0].code, outcomes[0].error) == (1, "RankError"), outcomes[0].text
-    assert "did not answer in time" in outcomes[0].text
+    assert outcomes[0].text.startswith("rank 1 failed: did not answer in time: rank 0 of 2 has waited 1 s at ")
 
 
 def test_inside_a_group_of_the_callers(rng: Rng) -> None:
@@ -232,7 +230,7 @@ def test_joining_without_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert not under_launcher()
     with pytest.raises(ValueError, match=r"no torch\.distributed process group, and RANK, WORLD_SIZE"), joined():
         pass
-    with pytest.raises(ValueError, match=r"timeout_s: 0; accepted"), joined(timeout_s=0):
+    with pytest.raises(ValueError, match=r"timeout: 0; accepted"), joined(timeout_s=0):
         pass
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "2")

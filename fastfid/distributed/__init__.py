@@ -13,14 +13,17 @@ with the same features always give the same bits, and a rank sends and receives 
 Failing together: an exchange begins with one gather of (what, error, value) from all ranks. A rank whose work failed
 takes part in whatever gather the others come to next, with its error in place of a value, and so every rank raises: the
 failed ones their own error, the others RankError. A rank that dies without a word closes its connections, which the
-others' gather turns into RankError; one that neither answers nor dies, the timeout does.
+others' gather turns into RankError; one that neither answers nor dies is announced after 30 s, by number, and the
+timeout ends the wait. Ranks write signs of life on the launcher's store (``board``), so that the others can tell one
+that is slow from one that is stopped.
 
 Source: Chan, Golub & LeVeque, doi:10.1080/00031305.1983.10483115 (the merge).
 """
 
 from fastfid.distributed.launch import local_device, under_launcher
 from fastfid.distributed.merge import merge_across
-from fastfid.distributed.world import TIMEOUT_S, World, first_on_node, joined, together
+from fastfid.distributed.patience import TIMEOUT_S
+from fastfid.distributed.world import World, first_on_node, joined, together
 
 __all__ = [
     "TIMEOUT_S",

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import torch
 
+from fastfid.distributed.patience import Patience
 from fastfid.errors import BackendUnavailableError
 
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_stores: dict[tuple[str, ...], Store] = {}
 
 
 def under_launcher() -> bool:
@@ -28,6 +37,68 @@ def launcher_place() -> tuple[int, int]:
     if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
         raise ValueError(f"distributed: RANK={rank!r}, WORLD_SIZE={size!r}; accepted: whole numbers, 0 ≤ RANK < SIZE")
     return int(rank), int(size)
+
+
+def inherited_hint() -> str:
+    """The way out for a command that is alone and only inherited the variables, as a sentence after a line."""
+    return (
+        f". RANK={os.environ['RANK']} and WORLD_SIZE={os.environ['WORLD_SIZE']} in the environment make this one of "
+        f"{os.environ['WORLD_SIZE']} processes; if it was to run alone, unset them, or pass --alone "
+        "(distributed=False)"
+    )
+
+
+def holder_of_store() -> str:
+    """Who is silent when the store is, in words."""
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    return f"the launcher's store at {where}" if _store_of_agent() else f"rank 0, which holds the store at {where}"
+
+
+def launcher_store(index: int, size: int, timeout_s: float, announce_s: float, hint: str) -> Store:
+    """The store where the launcher's processes meet, connected once: to connect again takes 5 s now and then.
+
+    Raises:
+        RankError: nobody listens there in time.
+    """
+    from torch._C._distributed_c10d import PrefixStore, TCPStore
+
+    address, port, agent = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], _store_of_agent()
+    if not (port.isdecimal() and int(port) < 2**16):
+        raise ValueError(f"distributed: MASTER_PORT={port!r}; accepted: a port, 0 to 65535")
+    place = (address, port, str(index), str(size), str(os.getpid()))
+    if place not in _stores:
+        master = index == 0 and not agent
+        if not master:
+            nobody = Patience(
+                "join", (index, size), timeout_s, announce_s, lambda: None, hint=hint, holder=holder_of_store()
+            )
+            while not _listens(address, int(port)):
+                nobody.tick()
+                time.sleep(0.1)
+        _stores[place] = TCPStore(
+            address,
+            int(port),
+            size,
+            master,
+            timeout=timedelta(seconds=timeout_s),
+            wait_for_workers=False,
+            multi_tenant=not agent,
+        )
+    _stores[place].set_timeout(timedelta(seconds=timeout_s))
+    return PrefixStore(f"fastfid/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _stores[place])
+
+
+def _store_of_agent() -> bool:
+    """Whether torchrun's own process holds the store, as it does unless told otherwise."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _listens(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=2.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def local_device(asked: str | torch.device) -> str | torch.device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -127,9 +128,9 @@ def _rows_of_all(rows: torch.Tensor | None, shares: list[_Share], dim: int, worl
             continue
         own = rank == world.index and rows is not None
         block = rows.cpu() if own and rows is not None else torch.empty(share.n, dim, dtype=torch.float64)
-        with world._translated():
-            broadcast(block.contiguous(), src=rank, group=world._group)
-        yield block
+        sent = block.contiguous()
+        world.collective("rows", partial(broadcast, sent, src=rank, group=world._group, async_op=True))
+        yield sent
 
 
 def _sum_of_all(matrix: torch.Tensor, world: World) -> torch.Tensor:
@@ -141,11 +142,10 @@ def _sum_of_all(matrix: torch.Tensor, world: World) -> torch.Tensor:
     padded = torch.zeros(world.size * piece, dtype=torch.float64)
     padded[:numbers] = matrix.flatten()
     received = torch.empty_like(padded)
-    with world._translated():
-        all_to_all_single(received, padded, group=world._group)
+    world.collective("scatter", lambda: all_to_all_single(received, padded, group=world._group, async_op=True))
     total, *others = received.view(world.size, piece)
     for other in others:
         total += other
-    with world._translated():
-        all_gather(list(padded.view(world.size, piece)), total, group=world._group)
+    pieces = list(padded.view(world.size, piece))
+    world.collective("sum", lambda: all_gather(pieces, total, group=world._group, async_op=True))
     return padded[:numbers].view_as(matrix)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import os
+import ctypes
+import pickle
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -14,21 +14,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from fastfid.distributed.launch import launcher_place
+from fastfid.distributed.board import Board
+from fastfid.distributed.launch import holder_of_store, inherited_hint, launcher_place, launcher_store
+from fastfid.distributed.patience import ANNOUNCE_S, TIMEOUT_S, Patience, seconds
 from fastfid.errors import BackendUnavailableError, RankError
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
-    from torch.distributed.distributed_c10d import Store
+    from torch.distributed import ProcessGroup, Work
 
 _T = TypeVar("_T")
 
-TIMEOUT_S = 1800.0
-"""How far apart ranks may come to an exchange: the slowest share of a set may take this much longer than the others."""
-
-_CHECK_EVERY_S = 1.0
-_joins = itertools.count()
-_stores: dict[tuple[str, str, int, int], Store] = {}
+_PAUSE_S = (1e-4, 1e-2)  # between two looks at an exchange under way: the first, and the longest
+_GLOO_S = 60.0  # how much longer gloo waits than we do, so that the message is ours
 
 
 @dataclass
@@ -39,15 +36,20 @@ class World:
         index: which of them this is, from 0; also the number of its share of every set.
         size: how many there are.
         local_index: which of those on this machine this is.
+        timeout_s: seconds that a rank may keep the others waiting.
+        announce_s: seconds after which those who wait say so on stderr.
     """
 
     index: int = 0
     size: int = 1
     local_index: int = 0
+    timeout_s: float = TIMEOUT_S
+    announce_s: float = ANNOUNCE_S
     _group: ProcessGroup | None = None
-    _store: Store | None = None
+    _board: Board | None = None
     _over: bool = field(default=False, init=False)
-    _checked: float = field(default=0.0, init=False)
+    _step: int = field(default=0, init=False)
+    _under_way: Work | None = field(default=None, init=False)
 
     def gather(self, what: str, value: _T) -> list[_T]:
         """The values of all ranks, in their order. Every rank must call it, with the same ``what``.
@@ -61,39 +63,89 @@ class World:
         """
         return self._exchange(what, None, value)
 
-    def same(self, what: str, value: object) -> None:
-        """ValueError on every rank unless all have an equal ``value``."""
+    def same(self, what: str, value: object, hint: str = "") -> None:
+        """ValueError on every rank unless all have an equal ``value``; ``hint`` is the way out, as a sentence."""
         first, *others = self.gather(what, value)
         for rank, other in enumerate(others, start=1):
             if other != first:
-                raise ValueError(f"{what}: rank 0 has {first!r}, rank {rank} has {other!r}; all ranks need the same")
+                raise ValueError(
+                    f"{what}: rank 0 has {first!r}, rank {rank} has {other!r}; all ranks need the same. {hint}".strip()
+                )
 
     def once(self, what: str, make: Callable[[], _T]) -> _T:
         """What ``make()`` gives on rank 0, on every rank; it must pickle."""
         return self.gather(what, make() if self.index == 0 else None)[0]  # type: ignore[return-value]
 
     def check(self) -> None:
-        """RankError if another rank has failed; cheap enough to call after every batch, and no exchange otherwise.
-
-        Knows only where ``joined`` made the process group; inside a caller's own, failures show at the next exchange.
-        """
-        if self._store is None or self._over or time.monotonic() - self._checked < _CHECK_EVERY_S:
+        """RankError if another rank has failed; waits for nothing, so that it may be called after every batch."""
+        if self._over or self._board is None or self._board.ended is None:
             return
-        self._checked = time.monotonic()
-        with self._translated():
-            failed = self._store.check(["failed"])
-        if failed:
-            self._exchange("stopped", None, None)
+        self._refuse_ended()
+        self._exchange("stopped", None, None)
 
     def tell(self, error: Exception) -> None:
         """Take part in the others' next exchange with this error, so that all fail; nothing where all know already."""
         if self.size == 1 or self._over:
             return
         with suppress(RankError):
-            if self._store is not None:
-                with self._translated():
-                    self._store.set("failed", str(self.index))
-            self._exchange("failed", f"{type(error).__name__}: {error}", None)
+            reason = f"{type(error).__name__}: {error}"
+            if self._board is not None:
+                self._board.end(reason, comes=True)
+            self._exchange("failed", reason, None)
+
+    def collective(self, what: str, begin: Callable[[], Work]) -> None:
+        """One exchange of tensors over the group, from its beginning to its end.
+
+        Args:
+            what: a word for those who wait.
+            begin: starts it, with ``async_op=True``.
+
+        Raises:
+            RankError: another rank died, failed for good, or did not come in time.
+        """
+        self._step += 1
+        if self._board is not None:
+            self._board.come_to(self._step, what)
+        patience = Patience(
+            what,
+            (self.index, self.size),
+            self.timeout_s,
+            self.announce_s,
+            self._missing,
+            self._about,
+            holder=holder_of_store() if self._board is not None else "",
+        )
+        with self._translated():
+            self._under_way = begin()
+            pause, longest = _PAUSE_S
+            while not self._under_way.is_completed():
+                time.sleep(pause)
+                pause = min(pause * 1.5, longest)
+                self._refuse_ended()
+                patience.tick()
+            work, self._under_way = self._under_way, None
+            work.wait()
+
+    def _refuse_ended(self) -> None:
+        """RankError where a rank is over and will come to no exchange."""
+        ended = None if self._board is None else self._board.ended
+        if ended is not None and not ended[2]:
+            self._over = True
+            raise RankError(ended[0], ended[1])
+
+    def _missing(self) -> list[int] | None:
+        """The ranks that have not come to this exchange; None where the store can't say."""
+        if self._board is None or not self._board.look():
+            return None
+        return self._board.missing(self._step)
+
+    def _about(self, rank: int) -> str:
+        sign = None if self._board is None else self._board.signs.get(rank)
+        if sign is None:
+            return ""
+        quiet = time.monotonic() - sign.changed
+        state = "still at work" if quiet < 5 else f"no sign of life for {quiet:.0f} s: stopped, or dead"
+        return f" ({state}; it came last to {sign.what!r})"
 
     def _exchange(self, what: str, error: str | None, value: Any) -> list[Any]:
         """One gather of (what, error, value); RankError unless all ranks came with the same ``what`` and no error."""
@@ -101,11 +153,7 @@ class World:
             return [value]
         if self._over:
             raise RankError(None, f"{what}: this group of ranks has failed before; join again")
-        from torch.distributed import all_gather_object
-
-        answers: list[Any] = [None] * self.size
-        with self._translated():
-            all_gather_object(answers, (what, error, value), group=self._group)
+        answers = [pickle.loads(told) for told in self._gather_bytes(what, pickle.dumps((what, error, value)))]
         for rank, (_, theirs, _) in enumerate(answers):
             if theirs is not None:
                 self._over = True
@@ -116,22 +164,56 @@ class World:
                 raise RankError(None, f"out of step: rank 0 has come to {answers[0][0]!r}, rank {rank} to {theirs!r}")
         return [found for _, _, found in answers]
 
+    def _gather_bytes(self, what: str, told: bytes) -> list[bytes]:
+        """Every rank's, in their order."""
+        from torch.distributed import all_gather
+
+        size = torch.tensor([len(told)])
+        sizes = torch.empty(self.size, dtype=torch.int64)
+        self.collective(what, lambda: all_gather(list(sizes.view(-1, 1)), size, group=self._group, async_op=True))
+        mine = torch.zeros(int(sizes.max()), dtype=torch.uint8)
+        mine[: len(told)] = torch.frombuffer(bytearray(told), dtype=torch.uint8)
+        all_ = torch.empty(self.size, len(mine), dtype=torch.uint8)
+        self.collective(what, lambda: all_gather(list(all_), mine, group=self._group, async_op=True))
+        return [row[:length].numpy().tobytes() for row, length in zip(all_, sizes.tolist(), strict=True)]
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """What gloo or the store raise when a process is gone, as RankError."""
+        """What gloo or the store raise when a process is gone, as RankError that names it where the signs do."""
         try:
             yield
+        except RankError as error:
+            if not self._over and self._board is not None:  # this one gives up, and comes to no exchange any more
+                self._board.end(str(error), comes=False)
+            self._over = True
+            raise
         except RuntimeError as error:
             self._over = True
+            gone = [] if self._board is None else self._board.silent()
             raise RankError(
-                None,
-                f"rank {self.index} of {self.size} lost another rank, which died, or did not answer in time; look for "
-                f"its own message ({str(error).splitlines()[0]})",
+                gone[0] if gone else None,
+                f"rank {self.index} of {self.size} lost {_named(gone)}, which died, or did not answer in time; look "
+                f"for its own message ({str(error).splitlines()[0]})",
             ) from error
+
+    def _close(self, own: bool, error: BaseException | None) -> None:
+        """Leave the group: end it, or, where an exchange of it can't be ended, leave it behind."""
+        from torch import distributed as dist
+
+        group, board, self._group, self._board, self._over = self._group, self._board, None, None, True
+        if board is not None:
+            if error is not None and not isinstance(error, Exception):
+                board.end(f"{type(error).__name__}", comes=False)
+            board.close()
+        if self._under_way is not None:  # its destructor would wait until gloo's own time is over
+            for kept in (group, self._under_way):
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+        if group is not None:
+            dist.destroy_process_group(None if own else group)
 
 
 @contextmanager
-def joined(distributed: bool = True, *, timeout_s: float = TIMEOUT_S) -> Iterator[World]:
+def joined(distributed: bool = True, *, timeout_s: float | None = None) -> Iterator[World]:
     """The World of this process, for the length of a ``with`` block that ends on all ranks, well or badly, together.
 
     Inside a process group of the caller's, a gloo group beside it is made and destroyed, and theirs is not touched;
@@ -139,18 +221,19 @@ def joined(distributed: bool = True, *, timeout_s: float = TIMEOUT_S) -> Iterato
 
     Args:
         distributed: False gives a World of this process alone and leaves torch.distributed unused.
-        timeout_s: seconds that a rank may keep the others waiting, at the start and at every exchange.
+        timeout_s: seconds that a rank may keep the others waiting, at the start and at every exchange; None means
+            FASTFID_TIMEOUT, or 1800. After FASTFID_ANNOUNCE seconds, or 30, those who wait say for whom.
 
     Raises:
         ValueError: neither a process group nor torchrun's variables are there, or these are not numbers that fit.
         BackendUnavailableError: this torch has no gloo.
         RankError: another rank failed, died, or never came. Errors of this rank's own block pass through as they are.
     """
+    timeout_s = seconds("timeout", timeout_s, "FASTFID_TIMEOUT", TIMEOUT_S)
+    announce_s = seconds("announce", None, "FASTFID_ANNOUNCE", ANNOUNCE_S)
     if not distributed:
         yield World()
         return
-    if timeout_s <= 0:
-        raise ValueError(f"timeout_s: {timeout_s}; accepted: a positive number of seconds")
     from torch import distributed as dist
 
     if not (dist.is_available() and dist.is_gloo_available()):
@@ -160,17 +243,19 @@ def joined(distributed: bool = True, *, timeout_s: float = TIMEOUT_S) -> Iterato
     if size == 1:
         yield World()
         return
-    world = World(index, size)
-    with world._translated():
-        world._group, world._store = _open_group(own, index, size, timedelta(seconds=timeout_s))
+    world = World(index, size, 0, timeout_s, announce_s)
+    error: BaseException | None = None
     try:
+        _open(world, own)
         hosts = world.gather("hosts", socket.gethostname())
         world.local_index = hosts[:index].count(hosts[index])
         with together(world):
             yield world
+    except BaseException as raised:
+        error = raised
+        raise
     finally:
-        group, world._group, world._store, world._over = world._group, None, None, True
-        dist.destroy_process_group(None if own else group)
+        world._close(own, error)
 
 
 @contextmanager
@@ -203,25 +288,44 @@ def first_on_node(world: World, what: str) -> Iterator[None]:
         world.gather(what, None)
 
 
-def _open_group(own: bool, index: int, size: int, timeout: timedelta) -> tuple[ProcessGroup | None, Store | None]:
-    """Our gloo group: the default one and its store where there was none, else one beside the caller's."""
+def _open(world: World, own: bool) -> None:
+    """Our gloo group, once all are here: the default one where there was none, else one beside the caller's."""
     from torch import distributed as dist
-    from torch.distributed.distributed_c10d import PrefixStore
+    from torch._C._distributed_c10d import PrefixStore
+    from torch.distributed.distributed_c10d import _get_default_store
 
-    if not own:
-        return dist.new_group(backend="gloo", timeout=timeout), None
-    # The store outlives a group, and gloo must not find the addresses of the one before.
-    store = PrefixStore(f"fastfid/{next(_joins)}", _launcher_store(index, size, timeout))
-    dist.init_process_group("gloo", store=store, rank=index, world_size=size, timeout=timeout)
-    return dist.group.WORLD, store
+    place, hint = (world.index, world.size), inherited_hint() if own else ""
+    if own:
+        store = launcher_store(*place, world.timeout_s, world.announce_s, hint)
+    else:
+        store = PrefixStore("fastfid", _get_default_store())
+    world._board = board = Board(store, *place)
+
+    def missing() -> list[int] | None:
+        return board.missing(0) if board.look() else None
+
+    holder = holder_of_store() if own else ""
+    patience = Patience("join", place, world.timeout_s, world.announce_s, missing, hint=hint, holder=holder)
+    here, pause = board.join(), 1e-3
+    try:
+        while not (here and board.all_here()):
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.1)
+            patience.tick()
+            here = here or board.join()
+    except BaseException:
+        board.take_back()
+        raise
+    timeout = timedelta(seconds=world.timeout_s + _GLOO_S)
+    with world._translated():
+        if not own:
+            world._group = dist.new_group(backend="gloo", timeout=timeout)
+            return
+        # The store outlives a group, and gloo must not find the addresses of the one before.
+        fresh = PrefixStore(f"gloo/{board.number}", store)
+        dist.init_process_group("gloo", store=fresh, rank=world.index, world_size=world.size, timeout=timeout)
+        world._group = dist.group.WORLD
 
 
-def _launcher_store(index: int, size: int, timeout: timedelta) -> Store:
-    """The store where the launcher's processes meet, connected once: to connect again takes 5 s now and then."""
-    from torch.distributed.rendezvous import rendezvous
-
-    place = (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], index, size)
-    if place not in _stores:
-        _stores[place] = next(rendezvous("env://", timeout=timeout))[0]
-    _stores[place].set_timeout(timeout)
-    return _stores[place]
+def _named(ranks: list[int]) -> str:
+    return ", ".join(f"rank {rank}" for rank in ranks) or "another rank"
