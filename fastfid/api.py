@@ -37,6 +37,7 @@ def fid(
     certify: bool | None = None,
     progress: bool | None = None,
     distributed: bool = False,
+    timeout: float | None = None,
     cache: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     key: Key = None,
@@ -68,6 +69,8 @@ def fid(
         progress: show a bar on stderr; where None, only on a terminal.
         distributed: all processes of torchrun, or of the process group that this one is in, make this call: each reads
             its share of the images, and all get the same result. Your own process group is not touched.
+        timeout: seconds that a process of a distributed call waits for another at each exchange; None means
+            FASTFID_TIMEOUT, or 1800. After 30 (FASTFID_ANNOUNCE) a line on stderr says which one it waits for.
         cache: a folder in which features are kept by content, protocol and weights, for later runs and for going on
             after an interruption; may be shared by runs that go on at the same time.
         checkpoint: where an interrupted run of the same call goes on, without a cache: the state of each set is kept in
@@ -83,7 +86,7 @@ def fid(
             (BadImageError), a set is empty or has a single image, statistics do not belong together
             (IncomparableError).
         WeightsNotFoundError: the message says where they were looked for and what else works.
-        RankError: another process of a distributed call failed or died.
+        RankError: another process of a distributed call failed, died or did not come in time.
 
     Warns:
         SmallSampleWarning, NotFIDWarning, BadImageWarning, ProtocolWarning: all also in ``result.run.warnings``.
@@ -92,7 +95,7 @@ def fid(
         Equal to pytorch-fid and torch-fidelity to 1e-6 relative where the covariances have full rank, and to 1e-5 of
         clean-fid and torchmetrics, which hold float32 means or return float32 (tests/oracles/test_fid_oracles.py).
     """
-    with joined(distributed) as world:
+    with joined(distributed, timeout_s=timeout) as world:
         job = Job(
             protocol=protocol,
             tap=tap,
@@ -137,6 +140,7 @@ def stats(
     shard: Shard | str | tuple[int, int] | None = None,
     progress: bool | None = None,
     distributed: bool = False,
+    timeout: float | None = None,
     cache: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     key: Key = None,
@@ -148,7 +152,8 @@ def stats(
         output: an ``.npz`` to write: ``mu`` and ``sigma``, as every other package reads them, and what fastfid needs
             to merge them and to refuse a comparison with statistics of another protocol or network.
         protocol, tap, extractor, weights, precision, device, batch_size, num_workers, limit, seed, skip_bad, progress,
-            distributed, cache, checkpoint, key: as in ``fid``; the first process writes; CHECKPOINT.images is the file.
+            distributed, timeout, cache, checkpoint, key: as in ``fid``; the first process writes; CHECKPOINT.images is
+            the file.
         shard: "INDEX/OF" (from 0): read only that piece, to be merged with the others' by ``Moments.merge`` or
             ``fastfid merge``; together they are the set, each image once.
 
@@ -160,7 +165,7 @@ def stats(
     """
     if output is not None and Path(output).suffix != ".npz":  # before the work, not after it
         raise ValueError(f"output must end in .npz, got {os.fspath(output)!r}")
-    with joined(distributed) as world:
+    with joined(distributed, timeout_s=timeout) as world:
         job = Job(
             protocol=protocol,
             tap=tap,

@@ -118,6 +118,14 @@ def _options(command: _Command) -> _Command:
                 help="Folder that keeps features, for later runs and for going on after an interruption.",
             ),
             click.option("--checkpoint", help="Where to go on after an interruption, without a cache: a file name."),
+            click.option("--alone", is_flag=True, help="Run in this process alone, whatever RANK and WORLD_SIZE say."),
+            click.option(
+                "--timeout",
+                type=click.FloatRange(min=0, min_open=True),
+                envvar="FASTFID_TIMEOUT",
+                show_envvar=True,
+                help="Seconds to wait for another process of a distributed run. [1800]",
+            ),
             click.option("--skip-bad", is_flag=True, help="Go on without images that can't be read; list them."),
             click.option("--quiet", is_flag=True, help="No progress bar."),
         ]
@@ -137,7 +145,9 @@ def _options(command: _Command) -> _Command:
     type=click.Path(dir_okay=False, allow_dash=True),
     help="Also write the result as JSON; - for stdout, in place of the table.",
 )
-def compare(ref: str, gen: str, json_path: str | None, quiet: bool, certify: bool, **settings: Any) -> None:
+def compare(
+    ref: str, gen: str, json_path: str | None, quiet: bool, certify: bool, alone: bool, **settings: Any
+) -> None:
     """Distance between two image sets, REF and GEN.
 
     Each is a folder, a zip, an .npz or .npy of uint8 images, or an .npz of statistics (mu, sigma).
@@ -151,7 +161,7 @@ def compare(ref: str, gen: str, json_path: str | None, quiet: bool, certify: boo
 
         if json_path not in (None, "-"):
             require_folder(str(json_path))
-        distributed = under_launcher()
+        distributed = under_launcher() and not alone
         result = fid(ref, gen, progress=not quiet, certify=certify or None, distributed=distributed, **settings)
         if distributed and os.environ["RANK"] != "0":
             return
@@ -168,7 +178,7 @@ def compare(ref: str, gen: str, json_path: str | None, quiet: bool, certify: boo
 @click.option("-o", "--output", required=True, callback=_npz, help="The .npz to write.")
 @_options
 @click.option("--shard", help="INDEX/OF, from 0/OF on: read only this piece; fastfid merge joins the pieces.")
-def stats(images: str, output: str, quiet: bool, **settings: Any) -> None:
+def stats(images: str, output: str, quiet: bool, alone: bool, **settings: Any) -> None:
     """Write the statistics (mu, sigma, …) of an image set, to compare with many others."""
     with _failures():
         from fastfid.api import stats as measure
@@ -177,7 +187,7 @@ def stats(images: str, output: str, quiet: bool, **settings: Any) -> None:
 
         with warnings.catch_warnings(record=True) as raised:
             warnings.simplefilter("always", FastFIDWarning)
-            distributed = under_launcher()
+            distributed = under_launcher() and not alone
             moments = measure(images, output, progress=not quiet, distributed=distributed, **settings)
         if distributed and os.environ["RANK"] != "0":
             return

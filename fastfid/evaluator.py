@@ -40,6 +40,7 @@ class Evaluator:
             key: as in ``fastfid.fid``; limit, seed, skip_bad, progress and key concern the reference.
         distributed: all processes of torchrun, or of the process group that this one is in, make an Evaluator and call
             ``compute`` together; each updates its own with images of its own, and all get the distance of them all.
+        timeout: as in ``fastfid.fid``: how long ``compute`` waits for a process that does not come to it.
 
     Attributes:
         n: images and feature vectors taken since the last reset.
@@ -72,9 +73,10 @@ class Evaluator:
         progress: bool | None = None,
         distributed: bool = False,
         key: Key = None,
+        timeout: float | None = None,
     ) -> None:
-        self._distributed = distributed
-        with joined(distributed) as world:
+        self._distributed, self._timeout = distributed, timeout
+        with joined(distributed, timeout_s=timeout) as world:
             self._job = Job(
                 protocol=protocol,
                 tap=tap,
@@ -160,7 +162,7 @@ class Evaluator:
         self._follow()
         self._job.extractor.check()
         self._job.remarks = list(self._remarks)  # what an earlier result had to say is not this one's
-        with joined(self._distributed) as world:
+        with joined(self._distributed, timeout_s=self._timeout) as world:
             side = self._side(world)
             return world.once("distance", lambda: self._job.compare(self._ref, side, certify))
 

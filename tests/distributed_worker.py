@@ -59,6 +59,12 @@ def run(case: Callable[..., Any], size: int, *arguments: Any) -> list[Outcome]:
     return outcomes
 
 
+def stop_for(seconds: float) -> None:
+    """Stop this process, all threads of it, as SIGSTOP does, for so long."""
+    subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -CONT {os.getpid()}"])
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def values(outcomes: list[Outcome]) -> list[Any]:
     """What every rank returned, if all ended well."""
     assert all(outcome.code == 0 for outcome in outcomes), "\n".join(outcome.text for outcome in outcomes)
@@ -239,8 +245,7 @@ def stopped(whose: int, timeout_s: float) -> int:
     with joined(timeout_s=timeout_s) as world:
         world.gather("begin", None)
         if world.index == whose:
-            subprocess.Popen(["sh", "-c", f"sleep {timeout_s * 3}; kill -CONT {os.getpid()}"])
-            os.kill(os.getpid(), signal.SIGSTOP)
+            stop_for(timeout_s * 3)
         world.gather("facts", None)
     return 0
 

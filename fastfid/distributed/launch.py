@@ -70,7 +70,14 @@ def launcher_store(index: int, size: int, timeout_s: float, announce_s: float, h
         master = index == 0 and not agent
         if not master:
             nobody = Patience(
-                "join", (index, size), timeout_s, announce_s, lambda: None, hint=hint, holder=holder_of_store()
+                "join",
+                (index, size),
+                timeout_s,
+                announce_s,
+                lambda: None if agent else [0],
+                about=lambda _: f", which holds the store at {address}:{port}",
+                hint=hint,
+                holder=holder_of_store(),
             )
             while not _listens(address, int(port)):
                 nobody.tick()

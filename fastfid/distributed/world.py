@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from fastfid.distributed.board import Board
+from fastfid.distributed import board
 from fastfid.distributed.launch import holder_of_store, inherited_hint, launcher_place, launcher_store
 from fastfid.distributed.patience import ANNOUNCE_S, TIMEOUT_S, Patience, seconds
 from fastfid.errors import BackendUnavailableError, RankError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _PAUSE_S = (1e-4, 1e-2)  # between two looks at an exchange under way: the first, and the longest
+_SOONER = 6  # a launcher starts all at once, and a command that only inherited its variables should hear of it
 _GLOO_S = 60.0  # how much longer gloo waits than we do, so that the message is ours
 
 
@@ -46,7 +47,7 @@ class World:
     timeout_s: float = TIMEOUT_S
     announce_s: float = ANNOUNCE_S
     _group: ProcessGroup | None = None
-    _board: Board | None = None
+    _board: board.Board | None = None
     _over: bool = field(default=False, init=False)
     _step: int = field(default=0, init=False)
     _under_way: Work | None = field(default=None, init=False)
@@ -144,7 +145,7 @@ class World:
         if sign is None:
             return ""
         quiet = time.monotonic() - sign.changed
-        state = "still at work" if quiet < 5 else f"no sign of life for {quiet:.0f} s: stopped, or dead"
+        state = "still at work" if quiet < 3 * board.BEAT_S else f"no sign of life for {quiet:.0f} s: stopped, or dead"
         return f" ({state}; it came last to {sign.what!r})"
 
     def _exchange(self, what: str, error: str | None, value: Any) -> list[Any]:
@@ -200,11 +201,11 @@ class World:
         """Leave the group: end it, or, where an exchange of it can't be ended, leave it behind."""
         from torch import distributed as dist
 
-        group, board, self._group, self._board, self._over = self._group, self._board, None, None, True
-        if board is not None:
+        group, signs, self._group, self._board, self._over = self._group, self._board, None, None, True
+        if signs is not None:
             if error is not None and not isinstance(error, Exception):
-                board.end(f"{type(error).__name__}", comes=False)
-            board.close()
+                signs.end(f"{type(error).__name__}", comes=False)
+            signs.close()
         if self._under_way is not None:  # its destructor would wait until gloo's own time is over
             for kept in (group, self._under_way):
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
@@ -296,25 +297,26 @@ def _open(world: World, own: bool) -> None:
 
     place, hint = (world.index, world.size), inherited_hint() if own else ""
     if own:
-        store = launcher_store(*place, world.timeout_s, world.announce_s, hint)
+        store = launcher_store(*place, world.timeout_s, world.announce_s / _SOONER, hint)
     else:
         store = PrefixStore("fastfid", _get_default_store())
-    world._board = board = Board(store, *place)
+    world._board = signs = board.Board(store, *place)
 
     def missing() -> list[int] | None:
-        return board.missing(0) if board.look() else None
+        return signs.missing(0) if signs.look() else None
 
     holder = holder_of_store() if own else ""
-    patience = Patience("join", place, world.timeout_s, world.announce_s, missing, hint=hint, holder=holder)
-    here, pause = board.join(), 1e-3
+    first = world.announce_s / (_SOONER if own else 1)
+    patience = Patience("join", place, world.timeout_s, first, missing, hint=hint, holder=holder)
+    here, pause = signs.join(), 1e-3
     try:
-        while not (here and board.all_here()):
+        while not (here and signs.all_here()):
             time.sleep(pause)
             pause = min(pause * 1.5, 0.1)
             patience.tick()
-            here = here or board.join()
+            here = here or signs.join()
     except BaseException:
-        board.take_back()
+        signs.take_back()
         raise
     timeout = timedelta(seconds=world.timeout_s + _GLOO_S)
     with world._translated():
@@ -322,7 +324,7 @@ def _open(world: World, own: bool) -> None:
             world._group = dist.new_group(backend="gloo", timeout=timeout)
             return
         # The store outlives a group, and gloo must not find the addresses of the one before.
-        fresh = PrefixStore(f"gloo/{board.number}", store)
+        fresh = PrefixStore(f"gloo/{signs.number}", store)
         dist.init_process_group("gloo", store=fresh, rank=world.index, world_size=world.size, timeout=timeout)
         world._group = dist.group.WORLD
 
