@@ -357,6 +357,15 @@ def _terms(side: FrechetReference) -> tuple[float, float, int]:
 
 def _result(first: FrechetReference, second: FrechetReference, root: RootTrace) -> FrechetResult:
     """Put the terms together; warn of what the caller must know."""
+    try:
+        return _added_up(first, second, root)
+    except OverflowError:  # a sum, or an infinite term among them
+        raise ValueError(
+            f"{first.name}, {second.name}: so large that the distance overflows float64; scale them down"
+        ) from None
+
+
+def _added_up(first: FrechetReference, second: FrechetReference, root: RootTrace) -> FrechetResult:
     gap = first.mean - second.mean
     mean_term = math.fsum((gap * gap).tolist())
     trace1, rounding1, rank1 = _terms(first)
@@ -364,10 +373,10 @@ def _result(first: FrechetReference, second: FrechetReference, root: RootTrace) 
     bounds, method = root.bounds, root.method
     if method != "equal" and (first.rows is not None or second.rows is not None):
         method = "low-rank"
+    if not all(map(math.isfinite, (mean_term, trace1, trace2, bounds.value))):
+        raise OverflowError
     trace_term = math.fsum([trace1, trace2, -bounds.value, -bounds.value])
     value = math.fsum([mean_term, trace1, trace2, -bounds.value, -bounds.value])
-    if not math.isfinite(value):
-        raise ValueError(f"{first.name}, {second.name}: so large that the distance overflows float64; scale them down")
     rounding = 8 * UNIT * mean_term
     if method != "equal":
         rounding += UNIT * (4 * (trace1 + trace2) + 4 * bounds.value) + rounding1 + rounding2
@@ -377,7 +386,7 @@ def _result(first: FrechetReference, second: FrechetReference, root: RootTrace) 
     if value < 0.0:
         remarks.append(f"the value is below zero by rounding; the distance itself lies between 0 and {upper:.3g}")
     for remark in remarks:
-        warnings.warn(remark, NumericalWarning, stacklevel=4)
+        warnings.warn(remark, NumericalWarning, stacklevel=5)
     return FrechetResult(
         value,
         lower=lower,

@@ -16,9 +16,12 @@ from typing import Any
 
 import torch
 
+from fastfid._checks import whole_number
 from fastfid.gaussian import FrechetReference
 from fastfid.linalg.polar_factor import differentiable_nuclear_norm
 from fastfid.moments import Moments
+
+_LARGEST = 2.0**500
 
 
 def frechet_loss(
@@ -49,20 +52,27 @@ def frechet_loss(
     ref = _as_reference(reference)
     if features.ndim != 2 or features.shape[1] != ref.dim:
         raise ValueError(f"features: shape {list(features.shape)}; accepted: [n, {ref.dim}]")
-    n = features.shape[0]
+    n, ddof = features.shape[0], whole_number("ddof", ddof, least=0)
     if n <= ddof:
         raise ValueError(f"features: {n} rows; a covariance with ddof = {ddof} needs at least {ddof + 1}")
-    if not bool(torch.isfinite(features).all()):
+    largest = float(features.detach().abs().amax())
+    if not math.isfinite(largest):
         raise ValueError("features: NaN or infinity; accepted: finite values")
-    x = features.to(ref.mean.device).double()
+    if largest > _LARGEST:
+        raise ValueError(f"features: up to {largest:g}; accepted: up to {_LARGEST:g}, or squares overflow float64")
+    unit = math.ldexp(1.0, math.frexp(largest)[1] - 1)  # a power of two, so that nothing overflows on the way
+    x = features.to(ref.mean.device).double() / unit
     mean = x.mean(dim=0)
     centred = x - mean
     factor = ref.factor
     method = "newton-schulz" if x.device.type == "cuda" else "svd"
-    root = differentiable_nuclear_norm(centred @ factor.f, method) * (factor.root_scale / math.sqrt(n - ddof))
-    gap = mean - ref.mean
+    root = differentiable_nuclear_norm(centred @ factor.f, method) * (factor.root_scale / math.sqrt(n - ddof)) * unit
+    gap = mean * unit - ref.mean
     reference_trace = factor.trace * factor.root_scale * factor.root_scale
-    return gap @ gap + centred.square().sum() / (n - ddof) + reference_trace - 2 * root
+    loss = gap @ gap + centred.square().sum() / (n - ddof) * unit * unit + reference_trace - 2 * root
+    if not bool(torch.isfinite(loss)):
+        raise ValueError("features, reference: so large that the distance overflows float64; scale them down")
+    return loss
 
 
 def _as_reference(given: Any) -> FrechetReference:

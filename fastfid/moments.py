@@ -29,7 +29,7 @@ import torch
 from fastfid import _metadata, _moments_io
 from fastfid.linalg.inputs import covariance, float64_device, mean_vector
 from fastfid.scatter.inputs import CLEAN, feature_matrix, first_bad_row
-from fastfid.scatter.update import accumulate, combine, mean_of, mirrored, moments_of, no_moments
+from fastfid.scatter.update import accumulate, combine, in_range, mean_of, mirrored, moments_of, no_moments
 
 
 class Moments:
@@ -141,7 +141,7 @@ class Moments:
             if rows is None:
                 raise ValueError("mean: these Moments hold no sample yet; call update first")
             self._mean = mean_of(rows)
-        return self._mean.clone()
+        return in_range(self._mean.clone(), self._mean)
 
     @property
     def rows(self) -> torch.Tensor | None:
@@ -166,11 +166,11 @@ class Moments:
             raise ValueError("scatter: the number of samples behind these statistics is unknown; use cov()")
         self.check()
         rows = self._kept()
-        if rows is not None:
-            return mirrored(moments_of(rows)[1])
-        if self._scatter is None:
-            return torch.zeros(self._dim, self._dim, dtype=torch.float64, device=self._device)
-        return mirrored(self._scatter)
+        lower = self._scatter if rows is None else moments_of(rows)[1]
+        if lower is None:
+            return torch.zeros(self._dim, self._dim, dtype=torch.float64, device=self._device or "cpu")
+        full = mirrored(lower)
+        return in_range(full, full.diagonal())
 
     def cov(self, ddof: int = 1) -> torch.Tensor:
         """Covariance scatter / (n − ddof), float64 [d, d], exactly symmetric.

@@ -55,16 +55,17 @@ class Factor(NamedTuple):
 
 
 def exponent_of(scale: float) -> int:
-    """k with 4ᵏ near ``scale``; 0 for zero."""
-    return math.floor(math.log2(scale) / 2) if scale > 0 else 0
+    """k with 4ᵏ ≤ ``scale`` < 4ᵏ⁺¹; 0 for zero."""
+    return (math.frexp(scale)[1] - 1) // 2 if scale > 0 else 0
 
 
-def scaled(matrix: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """(Σ / 4ᵏ, 2ᵏ) with the largest diagonal element, which is max|Σ|, between 1 and 4 afterwards.
+def scaled(matrix: torch.Tensor, largest: float | None = None) -> tuple[torch.Tensor, float]:
+    """(Σ / 4ᵏ, 2ᵏ) with ``largest`` between 1 and 4 afterwards.
 
-    Exact unless entries fall below the range of float64.
+    Exact unless entries fall below the range of float64. None stands for the largest diagonal element, which is max|Σ|
+    of a semi-definite matrix; what is indefinite may come out infinite.
     """
-    largest = float(matrix.diagonal().abs().max())
+    largest = float(matrix.diagonal().abs().max()) if largest is None else largest
     if 0.25 <= largest <= 4.0:
         return matrix, 1.0
     k = exponent_of(largest)
@@ -93,6 +94,8 @@ def factor(sigma: torch.Tensor, argument: str) -> Factor:
     norm = float(torch.linalg.matrix_norm(matrix))
     if int(info) == 0 and _smallest_eigenvalue(cholesky) > _CLEAR * matrix.shape[0] * EPS * norm:
         return Factor(cholesky, root, trace, product_rounding(matrix.shape[0]) * trace, triangular=True)
+    matrix, root = scaled(sigma, float(sigma.abs().max()))
+    trace = math.fsum(matrix.diagonal().tolist())
     values, vectors = torch.linalg.eigh(matrix)
     return _truncated(values, vectors, root, trace, argument)
 
@@ -110,7 +113,9 @@ def factor_of_rows(rows: torch.Tensor, divisor: float) -> Factor:
     n = rows.shape[0]
     shifted = rows - rows[0]
     largest = float(shifted.abs().max())
-    root = math.ldexp(1.0, math.frexp(largest)[1]) if largest > 0.0 else 1.0
+    if not math.isfinite(largest):
+        raise ValueError("features: so far apart that their differences overflow float64; scale them down")
+    root = math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0.0 else 1.0
     shifted = shifted / root
     centred = shifted - shifted.mean(dim=0)
     pivot = centred[0] + centred.sum(dim=0) / math.sqrt(n)
@@ -151,6 +156,7 @@ def _smallest_eigenvalue(cholesky: torch.Tensor) -> float:
     vectors = torch.frac(torch.sin(index * 12.9898 + 1.0) * 43758.5453).to(cholesky.device)
     growth = torch.zeros(block, dtype=torch.float64, device=cholesky.device)
     for _ in range(2):
+        vectors = vectors / vectors.abs().amax(dim=0)  # the squares of what a factor of 1e±160 leaves would overflow
         vectors = vectors / torch.linalg.vector_norm(vectors, dim=0)
         half = torch.linalg.solve_triangular(cholesky, vectors, upper=False)
         growth = torch.linalg.vector_norm(half, dim=0) ** 2

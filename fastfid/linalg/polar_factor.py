@@ -73,14 +73,16 @@ def polar(m: Any, *, method: str = "auto") -> Polar:
     if batch.numel() == 0:
         return Polar(restore(batch), restore(torch.zeros(batch.shape[0], q, q, dtype=batch.dtype)), 0)
     if chosen == "svd":
-        u, values, vh = torch.linalg.svd(batch, full_matrices=False)
+        scale = _powers_of_two(batch)[:, None, None]
+        u, values, vh = torch.linalg.svd(batch / scale, full_matrices=False)
         keep = values > max(p, q) * EPS * values[..., :1]
         h = (vh.mT * values[..., None, :]) @ vh
-        return Polar(restore((u * keep[..., None, :]) @ vh), restore((h + h.mT) / 2), 0)
+        return Polar(restore((u * keep[..., None, :]) @ vh), restore((h + h.mT) / 2 * scale), 0)
     found = _iterate(batch, complete=True)
     u = found.u if p >= q else found.u.mT
-    h = u.mT @ batch
-    return Polar(restore(u), restore((h + h.mT) / 2), found.steps)
+    scale = _powers_of_two(batch)[:, None, None]
+    h = u.mT @ (batch / scale)
+    return Polar(restore(u), restore((h + h.mT) / 2 * scale), found.steps)
 
 
 def nuclear_norm(m: Any, *, method: str = "auto", bounds: bool = False) -> Any:
@@ -107,11 +109,14 @@ def nuclear_norm(m: Any, *, method: str = "auto", bounds: bool = False) -> Any:
         real_tensor(m, "m")
         if m.ndim < 2:
             raise ValueError(f"m: shape {list(m.shape)}; accepted: [..., p, q]")
-        return differentiable_nuclear_norm(m.double(), _method(method, m.device))
+        value = differentiable_nuclear_norm(m.double(), _method(method, m.device))
+        require_finite(value, "m: so large that the nuclear norm")
+        return value
     batch, _ = as_batch(m, "m")
     chosen = _method(method, batch.device)
     found = [_enclose(one, chosen) for one in batch]
     columns = [torch.tensor([one[k] for one in found], dtype=torch.float64, device=batch.device) for k in range(3)]
+    require_finite(columns[0], "m: so large that the nuclear norm")
     shaped = [like(column.reshape(tuple(np.shape(m))[:-2]), m) for column in columns]
     return Bounds(*shaped) if bounds else shaped[0]
 
@@ -205,9 +210,17 @@ def as_batch(m: Any, argument: str) -> tuple[torch.Tensor, Any]:
     lead = tensor.shape[:-2]
 
     def restore(result: torch.Tensor) -> Any:
-        return like(result.reshape(*lead, *result.shape[-2:]), m, keep_dtype=True)
+        made = like(result.reshape(*lead, *result.shape[-2:]), m, keep_dtype=True)
+        require_finite(torch.as_tensor(made), f"{argument}: so large that the result")
+        return made
 
     return tensor.reshape(math.prod(lead), *tensor.shape[-2:]), restore
+
+
+def require_finite(result: torch.Tensor, what: str) -> None:
+    """ValueError where a result of finite input has left the range of its dtype."""
+    if not bool(torch.isfinite(result).all()):
+        raise ValueError(f"{what} overflows {result.dtype}; scale the input down")
 
 
 def like(result: torch.Tensor, given: Any, *, keep_dtype: bool = False) -> Any:

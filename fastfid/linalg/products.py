@@ -58,6 +58,8 @@ def trace_sqrtm_product(
         for x, y in zip(_flat(first), _flat(second.to(first.device)), strict=True)
     ]
     columns = [np.array([one[k] for one in found]).reshape(lead) for k in range(3)]
+    if not np.isfinite(columns[0]).all():
+        raise ValueError("sigma1, sigma2: so large that the trace of their root overflows float64; scale them down")
     shaped = [like(torch.from_numpy(np.asarray(column)), sigma1) for column in columns]
     return Bounds(*shaped) if bounds else shaped[0]
 

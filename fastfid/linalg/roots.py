@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from fastfid.errors import NotPSDError, NumericalWarning
-from fastfid.linalg.factors import factor
+from fastfid.linalg.factors import factor, scaled
 from fastfid.linalg.inputs import EPS, covariance
 from fastfid.linalg.polar_factor import as_batch, polar
 
@@ -38,6 +38,10 @@ _UNSCALED = 1e-2
 
 _RESIDUAL = 1e-6
 """Largest accepted ‖X² − A‖_F / ‖A‖_F; a well-conditioned root reaches 1e-15."""
+
+_NOTHING = 2.0**-130
+"""Entries below this beside ones near one are zero to LAPACK's eigenvectors of a general matrix: spread over 200
+decades they make MKL's geev fail, or write beyond its memory (tests/test_extremes.py)."""
 
 _GOOD = 1e-11
 """Residual above which a warning says so."""
@@ -94,23 +98,36 @@ def _check_square(batch: torch.Tensor, argument: str) -> None:
 def _root(a: torch.Tensor) -> torch.Tensor:
     if a.numel() == 0:
         return a.clone()
-    return _symmetric_root(a) if torch.equal(a, a.T) else _general_root(a)
+    if torch.equal(a, torch.diag(a.diagonal())):
+        return _diagonal_root(a)
+    near_one, root_scale = scaled(a, float(a.abs().max()))
+    x = _symmetric_root(near_one, root_scale) if torch.equal(a, a.T) else _general_root(near_one)
+    return x * root_scale
 
 
-def _symmetric_root(a: torch.Tensor) -> torch.Tensor:
-    diagonal = a.diagonal()
-    if torch.equal(a, torch.diag(diagonal)):
-        values, vectors = diagonal, None
-    else:
-        values, vectors = torch.linalg.eigh(a)
+def _require_semidefinite(values: torch.Tensor, unit: float) -> None:
+    """NotPSDError where an eigenvalue of ``values`` · unit² is below zero by more than rounding."""
     smallest, largest = float(values.min()), float(values.abs().max())
-    if smallest < -a.shape[0] * EPS * largest:
+    if smallest < -len(values) * EPS * largest:
+        given, most = (value * unit * unit for value in (smallest, largest))
         raise NotPSDError(
-            f"a: symmetric with eigenvalue {smallest:.3e} (largest {largest:.3e}); accepted: positive semi-definite, "
+            f"a: symmetric with eigenvalue {given:.3e} (largest {most:.3e}); accepted: positive semi-definite, "
             "since a negative eigenvalue leaves no real principal root"
         )
-    if vectors is None:  # math.sqrt is correctly rounded; torch's vectorised root on a CPU may be off by one unit
-        return torch.diag(torch.tensor([math.sqrt(max(v, 0.0)) for v in values.tolist()], dtype=a.dtype)).to(a.device)
+
+
+def _diagonal_root(a: torch.Tensor) -> torch.Tensor:
+    """Element by element: math.sqrt is correctly rounded, torch's vectorised root on a CPU may be off by one unit."""
+    values = a.diagonal()
+    _require_semidefinite(values, 1.0)
+    roots = [math.sqrt(max(v, 0.0)) for v in values.tolist()]
+    return torch.diag(torch.tensor(roots, dtype=a.dtype, device=a.device))
+
+
+def _symmetric_root(a: torch.Tensor, unit: float) -> torch.Tensor:
+    """The root of a, which is unit⁻² of what the caller gave."""
+    values, vectors = torch.linalg.eigh(a)
+    _require_semidefinite(values, unit)
     half = vectors * values.clamp_min(0.0).sqrt().sqrt()
     x = half @ half.T
     return torch.tril(x) + torch.tril(x, -1).T
@@ -120,16 +137,15 @@ def _product_root(sigma1: torch.Tensor, sigma2: torch.Tensor) -> torch.Tensor:
     f1 = factor(covariance(sigma1, "a").matrix, "a")
     f2 = factor(covariance(sigma2, "b").matrix, "b")
     w = polar(f1.f.T @ f2.f).u
-    root: torch.Tensor = (f1.f @ w @ f2.f.T) * (f1.root_scale * f2.root_scale)
+    root: torch.Tensor = (f1.f @ w @ f2.f.T) * f1.root_scale * f2.root_scale
     return root
 
 
 def _general_root(a: torch.Tensor) -> torch.Tensor:
+    """The root of a matrix whose largest entry is between 1 and 4."""
     d = a.shape[0]
-    norm = float(torch.linalg.matrix_norm(a))
-    scale = math.ldexp(1.0, 2 * (math.frexp(norm)[1] // 2))
     eye = torch.eye(d, dtype=a.dtype, device=a.device)
-    m = x = a / scale
+    m = x = a
     gap = math.inf
     for _ in range(_STEPS):
         inverse, info = torch.linalg.inv_ex(m)
@@ -137,17 +153,17 @@ def _general_root(a: torch.Tensor) -> torch.Tensor:
             break
         mu2 = 1.0
         if gap > _UNSCALED:
-            mu2 = math.exp(-float(torch.linalg.slogdet(m).logabsdet) / d)
+            mu2 = math.exp(min(max(-float(torch.linalg.slogdet(m).logabsdet) / d, -600.0), 600.0))
         x = (math.sqrt(mu2) / 2) * (x + (x @ inverse) / mu2)
         m = (eye + (mu2 * m + inverse / mu2) / 2) / 2
         before, gap = gap, float(torch.linalg.matrix_norm(m - eye))
         if not math.isfinite(gap) or gap <= d * EPS or (gap < 1e-6 and gap >= before / 2):
             break
-    residual = _residual(x, a / scale) if gap <= _RESIDUAL else math.inf
+    residual = _residual(x, a) if gap <= _RESIDUAL else math.inf
     if not residual <= _GOOD:
-        other = _semisimple_root(a / scale)
-        if not _residual(other, a / scale) >= residual:
-            x, residual = other, _residual(other, a / scale)
+        other = _semisimple_root(a)
+        if not _residual(other, a) >= residual:
+            x, residual = other, _residual(other, a)
     if not residual <= _RESIDUAL:
         raise ValueError(
             f"a: no principal square root found (best residual {residual:.1e} of ‖a‖). Accepted: no eigenvalue on the "
@@ -155,12 +171,15 @@ def _general_root(a: torch.Tensor) -> torch.Tensor:
         )
     if residual > _GOOD:
         warnings.warn(f"sqrtm: ill-conditioned, the residual is {residual:.1e} of ‖a‖", NumericalWarning, stacklevel=4)
-    return x * math.sqrt(scale)
+    return x
 
 
 def _semisimple_root(a: torch.Tensor) -> torch.Tensor:
     """V Λ^½ V⁻¹ for what is singular but diagonalisable (a product of two covariances); not finite where that fails."""
-    values, vectors = torch.linalg.eig(a)
+    try:
+        values, vectors = torch.linalg.eig(torch.where(a.abs() < _NOTHING, 0.0, a))
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        return torch.full_like(a, math.nan)
     largest = float(values.abs().max())
     zero = a.shape[0] * EPS * largest
     negative = (values.real < -zero) & (values.imag.abs() <= 1e-9 * largest)

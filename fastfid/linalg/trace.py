@@ -21,7 +21,7 @@ import torch
 
 from fastfid.linalg import nuclear
 from fastfid.linalg.enclosure import Enclosure, product_rounding
-from fastfid.linalg.factors import Factor
+from fastfid.linalg.factors import Factor, scaled
 from fastfid.linalg.iteration import PolarIterate
 
 _BLOCKED = 512
@@ -128,14 +128,15 @@ def trace_from_samples(f1: Factor, sigma2: torch.Tensor, *, rtol: float) -> Root
         sigma2: covariance [d, d] that is positive semi-definite because samples made it.
     """
     x = f1.f.T
-    half = x @ sigma2
+    near_one, root_scale = scaled(sigma2)
+    half = x @ near_one
     norm = float(torch.linalg.matrix_norm(x))
-    sigma_norm = float(torch.linalg.matrix_norm(sigma2))
+    sigma_norm = float(torch.linalg.matrix_norm(near_one))
     rounding = (2 * product_rounding(x.shape[1]) * norm + 2 * f1.rounding) * norm * sigma_norm
     bounds, lost = nuclear.by_gram(half @ x.T, rounding)
     if gram_note(bounds, lost, rtol) is not None:
         return None
-    return RootTrace(bounds.scaled(f1.root_scale), "eigvalsh", 0, ())
+    return RootTrace(bounds.scaled(f1.root_scale * root_scale), "eigvalsh", 0, ())
 
 
 def gram_note(bounds: Enclosure, lost: float, rtol: float) -> str | None:

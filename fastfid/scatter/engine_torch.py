@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import torch
 
 from fastfid.scatter.segments import Segments
@@ -75,7 +76,8 @@ def _add_lower_gram(rows: torch.Tensor, out: torch.Tensor) -> None:
     d = rows.shape[1]
     if d >= _BLOCKED and len(rows) >= _LONG and rows.device.type == "cpu":
         array = rows.numpy()
-        out.add_(torch.from_numpy(array.T @ array))
+        with np.errstate(all="ignore"):  # what overflows is found where the matrix is read (update.in_range)
+            out.add_(torch.from_numpy(array.T @ array))
         return
     blocks = _BLOCKS if d >= _BLOCKED else 1
     for start, end in itertools.pairwise(d * i // blocks for i in range(blocks + 1)):

@@ -62,6 +62,16 @@ def mirrored(lower: torch.Tensor) -> torch.Tensor:
     return full
 
 
+def in_range(made: torch.Tensor, extremes: torch.Tensor) -> torch.Tensor:
+    """``made``, or ValueError where ``extremes`` (a mean, or a scatter matrix's diagonal) show that it overflowed.
+
+    |S_ij| ≤ ½ (S_ii + S_jj), so that a finite diagonal means a finite matrix.
+    """
+    if not bool(torch.isfinite(extremes).all()):
+        raise ValueError("features: so large that their sums overflow float64; scale them down")
+    return made
+
+
 def no_moments(d: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """(mean [d], scatter [d, d]) of no rows, to add to."""
     made = torch.zeros(d + 1, d, dtype=torch.float64, device=device)
