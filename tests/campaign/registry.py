@@ -1,0 +1,15 @@
+"""Every entry of the campaign, by name; what each kind must reach, and its share of the time."""
+
+from __future__ import annotations
+
+from campaign import fuzz_calls, fuzz_commands, fuzz_images, fuzz_moments, fuzz_numerics
+from campaign.trial import Entry
+
+_MODULES = (fuzz_numerics, fuzz_moments, fuzz_images, fuzz_calls, fuzz_commands)
+ENTRIES: dict[str, Entry] = {entry.name: entry for module in _MODULES for entry in module.ENTRIES}
+
+FLOORS = {"fuzz": 200, "files": 500, "kills": 20, "ranks": 6, "special": 100, "ambient": 100}
+"""Trials that each entry of a kind must reach, however slow the machine is."""
+
+SHARES = {"fuzz": 45, "files": 25, "kills": 10, "ranks": 8, "special": 4, "ambient": 8}
+"""Parts of the time."""
