@@ -14,10 +14,9 @@ over [ℓ, u]: the same work's remedy and its constant.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
-
-import numpy as np
 
 _CUSHION = 0.02407327424182761
 """Smallest ℓ/u a polynomial is computed for; arXiv:2505.16932, appendix A."""
@@ -37,6 +36,17 @@ class Quintic(NamedTuple):
         """p(x)."""
         square = x * x
         return x * (self.a + square * (self.b + square * self.c))
+
+    def largest(self, upper: float) -> float:
+        """max |p| on [0, upper] for a p that is positive there: at the end or at its first maximum."""
+        found = abs(self(upper))
+        inner = 9 * self.b * self.b - 20 * self.a * self.c
+        if inner > 0.0 and self.c != 0.0:
+            for sign in (1, -1):
+                square = (-3 * self.b - sign * math.sqrt(inner)) / (10 * self.c)
+                if 0.0 < square < upper * upper:
+                    found = max(found, abs(self(math.sqrt(square))))
+        return found
 
     def scaled(self, output: float, argument: float = 1.0) -> Quintic:
         """x ↦ output · p(argument · x)."""
@@ -66,15 +76,31 @@ def minimax_quintic(lower: float, upper: float) -> Quintic:
     q, r = (3 * ratio + 1) / 4, (ratio + 3) / 4
     previous = math.inf
     for _ in range(100):
-        points = np.array([ratio, q, r, 1.0])
-        system = np.stack([points, points**3, points**5, np.array([1.0, -1.0, 1.0, -1.0])], axis=1)
-        a, b, c, error = (float(value) for value in np.linalg.solve(system, np.ones(4)))
+        a, b, c, error = _levelled((ratio, q, r, 1.0))
         if abs(error - previous) <= 1e-15 * abs(error):
             break
         previous = error
         spread = math.sqrt(9 * b * b - 20 * a * c)
         q, r = (math.sqrt((-3 * b - sign * spread) / (10 * c)) for sign in (1, -1))
     return Quintic(a, b, c).scaled(1.0, 1.0 / upper)
+
+
+def _levelled(points: tuple[float, ...]) -> tuple[float, float, float, float]:
+    """(a, b, c, E) with a x + b x³ + c x⁵ ± E = 1 at the four points, signs alternating; each correctly rounded.
+
+    Elimination in exact rationals: the number of steps must not depend on the BLAS of the machine.
+    """
+    rows = []
+    for index, point in enumerate(points):
+        x = Fraction(point)
+        rows.append([x, x**3, x**5, Fraction((-1) ** index), Fraction(1)])
+    for k in range(4):  # a Chebyshev system: no pivot is zero
+        rows[k] = [value / rows[k][k] for value in rows[k]]
+        for i in range(4):
+            if i != k:
+                rows[i] = [value - rows[i][k] * pivot for value, pivot in zip(rows[i], rows[k], strict=True)]
+    a, b, c, error = (float(row[4]) for row in rows)
+    return a, b, c, error
 
 
 @lru_cache(maxsize=64)
@@ -90,6 +116,5 @@ def composition(lower: float) -> tuple[tuple[Quintic, float], ...]:
         p = minimax_quintic(max(low, _CUSHION * high), high)
         p = p.scaled(2.0 / (p(low) + p(high)))
         found.append((p, high))
-        low = min(p(low), 1.0)
-        high = 2.0 - low
+        low, high = min(p(low), 1.0), p.largest(high)  # not 2 − low: p is steep at its end, and rounding would grow
     return tuple(found)

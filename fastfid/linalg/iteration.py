@@ -172,7 +172,7 @@ def _apply(
     for planned, expected in stage:
         p = planned.scaled(1.0, expected / spectral) if spectral > expected else planned
         polynomials.append(p)
-        spectral = _largest(p, spectral) + _step_rounding(p, spectral, x.shape[1], x.shape[2], unit)
+        spectral = p.largest(spectral) + _step_rounding(p, spectral, x.shape[1], x.shape[2], unit)
     return _composed(x, tuple(polynomials), products), spectral
 
 
@@ -193,18 +193,6 @@ def _steps(x: torch.Tensor, polynomials: tuple[Quintic, ...], products: Products
     for p in polynomials:
         x = products.multiply(x, products.quadratic(products.gram(x), p.a, p.b, p.c))
     return x
-
-
-def _largest(p: Quintic, upper: float) -> float:
-    """max |p| on [0, upper] for a p that is positive there: at the end or at its first maximum."""
-    found = abs(p(upper))
-    inner = 9 * p.b * p.b - 20 * p.a * p.c
-    if inner > 0.0 and p.c != 0.0:
-        for sign in (1, -1):
-            square = (-3 * p.b - sign * math.sqrt(inner)) / (10 * p.c)
-            if 0.0 < square < upper * upper:
-                found = max(found, abs(p(math.sqrt(square))))
-    return found
 
 
 def _step_rounding(p: Quintic, spectral: float, rows: int, columns: int, unit: float) -> float:
