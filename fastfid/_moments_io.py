@@ -14,7 +14,7 @@ import torch
 from numpy.lib.npyio import NpzFile
 
 from fastfid import _metadata
-from fastfid._atomic import replacing
+from fastfid._output import Target
 
 _FORMAT = 1
 
@@ -31,7 +31,7 @@ def write(
     ddof: int,
     metadata: dict[str, Any],
 ) -> None:
-    """Put statistics into the file ``path``, taken literally."""
+    """Put statistics into the file ``path``, taken literally; OutputError where that fails."""
     arrays: dict[str, Any] = {
         "mu": mean.cpu().numpy(),
         "sigma": sigma.cpu().numpy(),
@@ -43,10 +43,8 @@ def write(
         arrays["n"] = np.array(n)
     if rows is not None:
         arrays["rows"] = rows.cpu().numpy()
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with Target(path).writing() as file:
         np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 class Found(NamedTuple):

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import secrets
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastfid._atomic import require_folder
 from fastfid._metadata import missing_shards
+from fastfid._output import Target
 from fastfid.distributed import joined
+from fastfid.errors import OutputError
+from fastfid.extractors import TAPS
 from fastfid.job import Job
 from fastfid.moments import Moments
 from fastfid.protocols import DEFAULT, Protocol
 from fastfid.results import FIDResult
-from fastfid.sources import Key, Shard
+from fastfid.sources import Key, Shard, Source
 
 
 def fid(
@@ -74,7 +79,7 @@ def fid(
         cache: a folder in which features are kept by content, protocol and weights, for later runs and for going on
             after an interruption; may be shared by runs that go on at the same time.
         checkpoint: where an interrupted run of the same call goes on, without a cache: the state of each set is kept in
-            CHECKPOINT.ref and CHECKPOINT.gen until the set is complete. The result has the same bits.
+            CHECKPOINT.ref and CHECKPOINT.gen until the distance is known. The result has the same bits.
         key: where items of a Dataset, DataLoader or iterable are dicts, or hold several images (an image and its mask),
             which one counts: a dict's key, or an index into a tuple.
 
@@ -86,6 +91,7 @@ def fid(
             (BadImageError), a set is empty or has a single image, statistics do not belong together
             (IncomparableError).
         WeightsNotFoundError: the message says where they were looked for and what else works.
+        OutputError: the checkpoint can't be written; found out before the work. (What fails later is a CacheWarning.)
         RankError: another process of a distributed call failed, died or did not come in time.
 
     Warns:
@@ -118,8 +124,14 @@ def fid(
             raise ValueError("ref and gen are the same iterator, which can be read only once; pass two, or a list")
         opened = [job.open("ref", ref), job.open("gen", gen)]
         job.check(opened)
-        first, second = (job.measure(one) for one in opened)
-        return job.compare(first, second, certify)
+        job.check_distance(opened)
+        sides = {}
+        for one in sorted(opened, key=lambda one: isinstance(one.what, Source)):  # statistics first: they take no time
+            sides[one.role] = job.measure(one)
+            job.prove(sides[one.role])
+        result = job.compare(sides["ref"], sides["gen"], certify)
+        job.keeping.done()
+        return result
 
 
 def stats(
@@ -162,6 +174,9 @@ def stats(
 
     Raises:
         As ``fid``.
+        OutputError: the output can't be written: before the work where that can be known (no folder, no room, no
+            permission, a name that is too long). Where it fails afterwards, its ``moments`` are what was measured, and
+            they are saved in the current folder or in that of temporary files; the message says where.
     """
     if output is not None and Path(output).suffix != ".npz":  # before the work, not after it
         raise ValueError(f"output must end in .npz, got {os.fspath(output)!r}")
@@ -186,12 +201,13 @@ def stats(
             key=key,
         )
         if output is not None and world.index == 0:
-            require_folder(output)
+            Target(output).prove(_room(job))
         opened = job.open("images", images)
         job.check([opened])
         side = job.measure(opened)
         if output is not None and world.index == 0:
-            side.moments.save(output, ddof=job.protocol.statistics.ddof)
+            _save(side.moments, output, job.protocol.statistics.ddof)
+        job.keeping.done()
         return side.moments
 
 
@@ -211,7 +227,10 @@ def merge(
         ValueError: a file can't be read, does not know its number of samples, or (IncomparableError) was made with
             another protocol, network or weights than the first, or holds a shard that was there already; the message
             names the file.
+        OutputError: the output can't be written; its ``moments`` are the joined ones where it fails at the end.
     """
+    if output is not None:
+        Target(output).prove()
     joined, divisor = Moments(), 1
     for position, file in enumerate(files):
         name = os.fspath(file)
@@ -223,5 +242,31 @@ def merge(
         if position == 0:
             divisor = int(part.metadata.get("ddof", 1))
     if output is not None:
-        joined.save(output, ddof=divisor)
+        _save(joined, output, divisor)
     return joined, missing_shards(joined.metadata)
+
+
+def _room(job: Job) -> int:
+    """Bytes that a statistics file of this job takes at least, where the number of features is known."""
+    dim = TAPS[job.protocol.tap] if job.custom is None else 0
+    return 8 * (dim**2 + 512)
+
+
+def _save(moments: Moments, output: str | os.PathLike[str], ddof: int) -> None:
+    """Write statistics; where that fails, somewhere else, so that hours of work do not end with the process."""
+    try:
+        moments.save(output, ddof=ddof)
+    except OutputError as error:
+        kept = _rescued(moments, ddof)
+        where = f"; the statistics are in {kept!r}" if kept else ""
+        raise OutputError(error.path, error.reason + where, moments) from error
+
+
+def _rescued(moments: Moments, ddof: int) -> str | None:
+    """The path of a new file with these statistics, in the current folder or that of temporary files; None if none."""
+    for folder in (Path.cwd, tempfile.gettempdir):
+        with suppress(OSError):
+            path = Path(folder()) / f"fastfid-stats-{secrets.token_hex(4)}.npz"
+            moments.save(path, ddof=ddof)
+            return str(path)
+    return None

@@ -1,29 +1,42 @@
 """The ``fastfid`` command: words in, words out; no arithmetic.
 
 Exit codes: 0 done; 1 a defect in fastfid; 2 the command line is wrong; 3 the data can't be used (missing, empty or
-broken images, statistics that don't belong together); 4 network weights missing or corrupt; 5 the device or a backend
-is not available; 6 another process of a distributed run failed; 130 interrupted.
+broken images, statistics that don't belong together); 4 network weights missing or corrupt; 5 the device, a backend or
+enough memory is not available; 6 another process of a distributed run failed; 7 an output can't be written; 130
+interrupted; 141 nobody reads stdout any more. A number that was reached is shown whatever fails afterwards.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 import fastfid
 
-EXIT_DEFECT, EXIT_DATA, EXIT_WEIGHTS, EXIT_DEVICE, EXIT_RANK, EXIT_INTERRUPTED = 1, 3, 4, 5, 6, 130
+EXIT_DEFECT, EXIT_DATA, EXIT_WEIGHTS, EXIT_DEVICE, EXIT_RANK, EXIT_OUTPUT = 1, 3, 4, 5, 6, 7
+EXIT_INTERRUPTED, EXIT_PIPE = 130, 141
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+class _Program(click.Group):
+    def main(self, *words: Any, **settings: Any) -> Any:
+        from fastfid.report.delivery import open_streams
+
+        open_streams()
+        return super().main(*words, **settings)
+
+
+@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(fastfid.__version__, prog_name="fastfid")
 def main() -> None:
     """Exact and fast Fréchet Inception Distance, by every known protocol."""
@@ -31,51 +44,106 @@ def main() -> None:
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """Known troubles become one clear line on stderr and their exit code; Python warnings stay out of the way."""
-    from fastfid.errors import (
-        BackendUnavailableError,
-        FastFIDWarning,
-        RankError,
-        WeightsCorruptError,
-        WeightsNotFoundError,
-    )
+    """Troubles become one clear line on stderr and their exit code; Python warnings stay out of the way."""
+    from fastfid.errors import FastFIDWarning
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FastFIDWarning)  # the result lists them
             yield
-    except (WeightsNotFoundError, WeightsCorruptError) as error:
-        _fail(error, EXIT_WEIGHTS)
-    except BackendUnavailableError as error:
-        _fail(error, EXIT_DEVICE)
-    except (ValueError, TypeError, OSError) as error:
-        _fail(error, EXIT_DATA)
-    except RankError as error:
-        _fail(error, EXIT_RANK)
-    except RuntimeError as error:
-        if "out of memory" not in str(error):
-            raise
-        _fail(RuntimeError(f"{error} Try a smaller --batch-size."), EXIT_DEVICE)
+    except (click.ClickException, click.Abort, click.exceptions.Exit):
+        raise
     except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        _end("interrupted", EXIT_INTERRUPTED)
+    except Exception as error:
+        _fail([error])
 
 
-def _fail(error: BaseException, code: int) -> None:
+def _fail(troubles: list[Exception]) -> None:
+    """Name each trouble; end with the code of the gravest."""
+    from fastfid.report.delivery import complain
+
     if os.environ.get("FASTFID_DEBUG"):
-        raise error
-    click.echo(f"fastfid: {error}", err=True)
+        raise troubles[0]
+    codes = []
+    for error in troubles:
+        code, words = _judged(error)
+        codes.append(code)
+        complain(f"fastfid: {words}")
+    sys.exit(min(codes))
+
+
+def _judged(error: Exception) -> tuple[int, str]:
+    """The exit code of an error, and what to say."""
+    from fastfid.errors import (
+        BackendUnavailableError,
+        OutputError,
+        RankError,
+        WeightsCorruptError,
+        WeightsNotFoundError,
+    )
+    from fastfid.report.delivery import PipeClosedError
+
+    known: list[tuple[type[Exception] | tuple[type[Exception], ...], int]] = [
+        (PipeClosedError, EXIT_PIPE),
+        (OutputError, EXIT_OUTPUT),
+        ((WeightsNotFoundError, WeightsCorruptError), EXIT_WEIGHTS),
+        (BackendUnavailableError, EXIT_DEVICE),
+        (RankError, EXIT_RANK),
+    ]
+    for kind, code in known:
+        if isinstance(error, kind):
+            return code, str(error)
+    if _lacks_memory(error):
+        return EXIT_DEVICE, f"out of memory: {error} Try a smaller --batch-size."
+    if isinstance(error, (ValueError, TypeError, OSError)):
+        return EXIT_DATA, str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return EXIT_DEFECT, (
+        f"a defect in fastfid {fastfid.__version__}: {type(error).__name__}: {error}{where}. Please report it, with "
+        "what FASTFID_DEBUG=1 shows in addition"
+    )
+
+
+def _lacks_memory(error: Exception) -> bool:
+    words = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words))
+    )
+
+
+def _end(words: str, code: int) -> None:
+    from fastfid.report.delivery import complain
+
+    complain(words)
     sys.exit(code)
 
 
-def _print(renderable: Any) -> None:
-    """To stdout; wide enough not to fold where there is no terminal to say how wide it is."""
-    from rich.console import Console
+def _deliver(number: str, table: Callable[[], str], report: Callable[[], dict[str, Any]], json_path: Any) -> None:
+    """A result as a table, or as JSON in its place or beside it."""
+    from fastfid.report.delivery import Delivery
+    from fastfid.report.json_file import json_text, write_json
 
-    console = Console(soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(width=220)
-    console.print(renderable)
+    delivery = Delivery(number)
+    if json_path == "-":
+        delivery.show(lambda: json_text(report(), ascii_only=True))
+    else:
+        delivery.show(table)
+    if json_path not in (None, "-"):
+        delivery.attempt(lambda: write_json(json_path, report()))
+    if delivery.troubles:
+        _fail(delivery.troubles)
+
+
+def _prove(json_path: str | None) -> None:
+    """Before the work, on the process that will write."""
+    from fastfid._output import Target
+
+    if json_path not in (None, "-"):
+        Target(str(json_path)).prove(1 << 16)
 
 
 def _device(_context: click.Context, _option: click.Parameter, value: str) -> str:
@@ -153,24 +221,18 @@ def compare(
     Each is a folder, a zip, an .npz or .npy of uint8 images, or an .npz of statistics (mu, sigma).
     """
     with _failures():
-        from fastfid._atomic import require_folder
         from fastfid.api import fid
         from fastfid.distributed import under_launcher
-        from fastfid.report.json_file import json_text, write_json
-        from fastfid.report.table import result_table
+        from fastfid.report.delivery import drawn
+        from fastfid.report.table import result_line, result_table
 
-        if json_path not in (None, "-"):
-            require_folder(str(json_path))
         distributed = under_launcher() and not alone
+        writes = not distributed or os.environ["RANK"] == "0"
+        if writes:
+            _prove(json_path)
         result = fid(ref, gen, progress=not quiet, certify=certify or None, distributed=distributed, **settings)
-        if distributed and os.environ["RANK"] != "0":
-            return
-        if json_path == "-":
-            click.echo(json_text(result.to_dict()), nl=False)
-            return
-        if json_path is not None:
-            write_json(json_path, result.to_dict())
-        _print(result_table(result))
+        if writes:
+            _deliver(result_line(result), lambda: drawn(result_table(result)), result.to_dict, json_path)
 
 
 @main.command()
@@ -183,20 +245,24 @@ def stats(images: str, output: str, quiet: bool, alone: bool, **settings: Any) -
     with _failures():
         from fastfid.api import stats as measure
         from fastfid.distributed import under_launcher
-        from fastfid.errors import FastFIDWarning
+        from fastfid.errors import FastFIDWarning, OutputError
 
+        distributed = under_launcher() and not alone
+        failed: list[Exception] = []
         with warnings.catch_warnings(record=True) as raised:
             warnings.simplefilter("always", FastFIDWarning)
-            distributed = under_launcher() and not alone
-            moments = measure(images, output, progress=not quiet, distributed=distributed, **settings)
+            try:
+                moments = measure(images, output, progress=not quiet, distributed=distributed, **settings)
+            except OutputError as error:
+                if error.moments is None:
+                    raise
+                moments, failed = error.moments, [error]
         if distributed and os.environ["RANK"] != "0":
             return
-        click.echo(f"{output}: {moments.n} samples, {moments.dim} dimensions, protocol {settings['protocol']}")
-        for note in moments.metadata.get("notes", ()):
-            click.echo(f"note: {note}")
-        for one in raised:
-            if issubclass(one.category, FastFIDWarning):
-                click.echo(f"warning: {one.message}")
+        lines = [f"{output}: {_counted(moments)}, protocol {settings['protocol']}"]
+        lines += [f"note: {note}" for note in moments.metadata.get("notes", ())]
+        lines += [f"warning: {one.message}" for one in raised if issubclass(one.category, FastFIDWarning)]
+        _say_all(lines, failed)
 
 
 @main.command()
@@ -205,32 +271,58 @@ def stats(images: str, output: str, quiet: bool, alone: bool, **settings: Any) -
 def merge(files: tuple[str, ...], output: str) -> None:
     """Join statistics of disjoint sets, or of the shards of one, that fastfid stats wrote."""
     with _failures():
-        from fastfid._atomic import require_folder
+        from fastfid._metadata import missing_shards
         from fastfid.api import merge as join
+        from fastfid.errors import OutputError
 
-        require_folder(output)
-        moments, missing = join(files, output)
-        click.echo(f"{output}: {moments.n} samples, {moments.dim} dimensions, from {len(files)} files")
+        failed: list[Exception] = []
+        try:
+            moments, missing = join(files, output)
+        except OutputError as error:
+            if error.moments is None:
+                raise
+            moments, failed = error.moments, [error]
+            missing = missing_shards(moments.metadata)
+        lines = [f"{output}: {_counted(moments)}, from {len(files)} files"]
         if missing:
-            click.echo(f"warning: part of a set; these shards are missing: {', '.join(missing)}")
+            lines.append(f"warning: part of a set; these shards are missing: {', '.join(missing)}")
+        _say_all(lines, failed)
+
+
+def _counted(moments: Any) -> str:
+    return f"{moments.n} samples, {moments.dim} dimensions"
+
+
+def _say_all(lines: list[str], failed: list[Exception]) -> None:
+    """Statistics were made, and written unless ``failed`` says otherwise; lines that say so."""
+    from fastfid._shown import shown
+    from fastfid.report.delivery import Delivery
+
+    delivery = Delivery(lines[0])
+    delivery.show(lambda: "".join(f"{shown(line)}\n" for line in lines))
+    if failed or delivery.troubles:
+        _fail([*failed, *delivery.troubles])
 
 
 @main.command()
 def protocols() -> None:
     """List every protocol and what it does."""
-    from fastfid.protocols import PROTOCOLS
-    from fastfid.report.table import protocols_table
+    with _failures():
+        from fastfid.protocols import PROTOCOLS
+        from fastfid.report.delivery import drawn, say
+        from fastfid.report.table import protocols_table
 
-    _print(protocols_table(PROTOCOLS.values()))
+        say(drawn(protocols_table(PROTOCOLS.values())))
 
 
 @main.command()
 def info() -> None:
     """Versions, devices, kernels and where weights are looked for."""
     with _failures():
+        from fastfid.report.delivery import drawn, say
         from fastfid.report.environment import environment_table
 
-        _print(environment_table())
+        say(drawn(environment_table()))
 
 
 @main.command()
@@ -243,21 +335,30 @@ def info() -> None:
 def demo(out: str, count: int, weights: str | None, quiet: bool) -> None:
     """The main job on embedded data, offline: disturb an image set and watch the distance grow."""
     with _failures():
-        from fastfid.demo.run import run_demo
+        from fastfid._shown import shown
+        from fastfid.demo.run import PLOT, run_demo
+        from fastfid.report.delivery import Delivery, complain, drawn
         from fastfid.report.plot import plot_disturbances
-        from fastfid.report.table import demo_curves, demo_table, demo_title
+        from fastfid.report.table import demo_curves, demo_lines, demo_table, demo_title
 
-        def report(text: str) -> None:
-            click.echo(text, err=True)
+        done = run_demo(out, count=count, weights=weights, report=complain, progress=not quiet)
+        plot = done.folder / PLOT
+        delivery = Delivery(demo_lines(done))
+        delivery.show(lambda: drawn(demo_table(done)))
 
-        done = run_demo(out, count=count, weights=weights, report=report, progress=not quiet)
-        plot = done.folder / "distances.png"
-        _print(demo_table(done))
-        plot_disturbances(demo_curves(done), plot, demo_title(done), distance="distance from the reference")
-        weights_option = f" --weights {done.weights}" if done.weights else ""
-        click.echo(f"plot: {plot}")
-        click.echo(f"next: fastfid compare {done.reference} {done.last}{weights_option}")
-        click.echo("and with your own images: fastfid compare REAL_FOLDER GENERATED_FOLDER")
+        def draw() -> None:
+            plot_disturbances(demo_curves(done), plot, demo_title(done), distance="distance from the reference")
+            weights_option = f" --weights {done.weights}" if done.weights else ""
+            lines = [
+                f"plot: {plot}",
+                f"next: fastfid compare {done.reference} {done.last}{weights_option}",
+                "and with your own images: fastfid compare REAL_FOLDER GENERATED_FOLDER",
+            ]
+            delivery.show(lambda: "".join(f"{shown(line)}\n" for line in lines))
+
+        delivery.attempt(draw)
+        if delivery.troubles:
+            _fail(delivery.troubles)
 
 
 @main.command()
@@ -272,20 +373,13 @@ def bench(device: str, json_path: str | None, quiet: bool) -> None:
     Every stage is first compared with something that shares no code with it; if one is wrong, no time is shown.
     """
     with _failures():
-        from fastfid._atomic import require_folder
         from fastfid.bench.quick import WrongResultError, run_quick
-        from fastfid.report.bench import bench_table
-        from fastfid.report.json_file import json_text, write_json
+        from fastfid.report.bench import bench_lines, bench_table
+        from fastfid.report.delivery import complain, drawn
 
-        if json_path not in (None, "-"):
-            require_folder(str(json_path))
+        _prove(json_path)
         try:
-            quick = run_quick(device, say=lambda text: None if quiet else click.echo(text, err=True))
+            quick = run_quick(device, say=lambda text: None if quiet else complain(text))
         except WrongResultError as error:
-            _fail(error, EXIT_DEFECT)
-        if json_path == "-":
-            click.echo(json_text(quick.to_dict()), nl=False)
-            return
-        if json_path is not None:
-            write_json(json_path, quick.to_dict())
-        _print(bench_table(quick))
+            _end(f"fastfid: {error}", EXIT_DEFECT)
+        _deliver(bench_lines(quick), lambda: drawn(bench_table(quick)), quick.to_dict, json_path)

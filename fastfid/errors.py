@@ -7,6 +7,8 @@ into a failure with ``warnings.simplefilter("error", fastfid.NumericalWarning)``
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class FastFIDError(Exception):
     """Base of all errors that are specific to fastfid."""
@@ -73,6 +75,25 @@ class RankError(FastFIDError, RuntimeError):
 
     def __reduce__(self) -> tuple[type[RankError], tuple[int | None, str]]:
         return (type(self), (self.rank, self.reason))
+
+
+class OutputError(FastFIDError, OSError):
+    """A result can't be written where it was asked for; raised before the work wherever that can be known.
+
+    Attributes:
+        path: the place.
+        reason: what is against it.
+        moments: what ``stats`` or ``merge`` had made when writing failed, so that it is not lost; else None.
+    """
+
+    def __init__(self, path: str, reason: str, moments: Any = None) -> None:
+        super().__init__(f"cannot write {path!r}: {reason}")
+        self.path = path
+        self.reason = reason
+        self.moments = moments
+
+    def __reduce__(self) -> tuple[type[OutputError], tuple[str, str, Any]]:
+        return (type(self), (self.path, self.reason, self.moments))
 
 
 class CacheError(FastFIDError, ValueError):

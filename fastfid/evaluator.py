@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -100,9 +101,11 @@ class Evaluator:
                 )
             opened = self._job.open("ref", ref)
             self._job.check([opened])
+            self._job.check_distance([opened])
             self._ref = self._job.measure(opened)
             self._job.require_statistics(self._ref)
-            _ = self._job.extractor  # loaded now rather than in the first update, and what it has to say is said
+            self._job.prove(self._ref)
+            self._job.check_network()  # loaded now rather than in the first update, and what it has to say is said
         self._job.world = World()
         self._remarks = tuple(self._job.remarks)
         self._reading = Reading(self._job.batch_size)
@@ -138,7 +141,7 @@ class Evaluator:
         self._follow()
         batches = features_of(source, job.protocol, job.extractor, self._reading, device=job.device)
         with closing(batches):
-            self._tally = self._tally.with_all(batches)
+            self._tally = self._tally.with_all(self._fitting(batches))
         self._notes.update(dict.fromkeys(source.notes))
         self._mark(begin)
 
@@ -184,6 +187,12 @@ class Evaluator:
         job.label(moments, description, notes=tuple(self._notes))
         info = SetInfo(description, "evaluator", moments.n, (), dropped, tally.seconds, tuple(self._notes))
         return job.side("gen", moments, info)
+
+    def _fitting(self, batches: Iterator[FeatureBatch]) -> Iterator[FeatureBatch]:
+        """The same, but the first one shows whether the network gives as many features as the reference has."""
+        for batch in batches:
+            self._job.check_network()
+            yield batch
 
     def _follow(self) -> None:
         """Order this call behind the one before, whichever stream that was on."""

@@ -17,6 +17,7 @@ import fastfid
 from fastfid import _metadata, _progress
 from fastfid._checks import whole_number
 from fastfid._dispatch import report
+from fastfid._shown import shown
 from fastfid.comparable import facts_of, require_network, require_protocol
 from fastfid.distance import RTOL, check_dims, compare
 from fastfid.distributed import World, first_on_node, local_device
@@ -24,6 +25,7 @@ from fastfid.errors import (
     BackendUnavailableError,
     BadImageWarning,
     FastFIDWarning,
+    IncomparableError,
     NotFIDWarning,
     ProtocolWarning,
     SlowPathWarning,
@@ -121,6 +123,7 @@ class Job:
         self.share = shard if self.world.size == 1 else Shard(self.world.index, self.world.size)
         self.progress = self.world.index == 0 and _progress.wanted(progress)
         self.remarks: list[str] = []
+        self._dim: tuple[int, str] | None = None
         self.keeping = Keeping(cache, checkpoint, self.warn)
 
     @cached_property
@@ -148,7 +151,8 @@ class Job:
         return made
 
     def warn(self, category: type[FastFIDWarning], text: str) -> None:
-        """Once to the caller's warning filters, and into the result."""
+        """Once to the caller's warning filters, and into the result, with names that can't act on a terminal."""
+        text = shown(text)
         if text not in self.remarks:
             self.remarks.append(text)
             if self.world.index == 0:
@@ -183,6 +187,36 @@ class Job:
             require_protocol(one.role, one.description, facts, self.protocol)
             if facts and len(statistics) < len(opened):
                 require_network(one.role, one.description, facts, self._network())
+        for one in opened:
+            if isinstance(one.what, Source) and self.keeping.checkpoint is not None:
+                reading = self._reading(one.what)
+                self.keeping.prove(one.role, one.what, self.extractor, self.protocol, reading, self.device)
+
+    def check_distance(self, opened: Sequence[Opened]) -> None:
+        """What a distance needs of its sides beyond what ``check`` knows: two samples each, and one dimension."""
+        for one in opened:
+            n = one.what.count if isinstance(one.what, Source) else one.what.n
+            if n is not None and self.limit is not None and isinstance(one.what, Source):
+                n = min(n, self.limit)
+            _require_two(one.role, one.description, n)
+            if isinstance(one.what, Moments) and one.what.dim is not None:
+                self._require_dim(f"{one.role}={one.description!r}", one.what.dim)
+        if any(isinstance(one.what, Source) for one in opened):
+            self.check_network()
+
+    def check_network(self) -> None:
+        """Whether the network's features, as soon as their number is known, are as many as the other side's."""
+        if self.extractor.dim is not None:
+            self._require_dim(f"the network {self.extractor.name}", self.extractor.dim)
+
+    def _require_dim(self, who: str, dim: int) -> None:
+        if self._dim is None:
+            self._dim = (dim, who)
+        elif self._dim[0] != dim:
+            raise IncomparableError(
+                f"{who} has {dim} features, {self._dim[1]} has {self._dim[0]}: no distance is defined between them; "
+                "make both with the same network and tap (--tap, --extractor)"
+            )
 
     def _check_blocks(self, opened: Opened, count: int | None) -> None:
         """Which images an incomplete last block holds must be known before the set is read in shards."""
@@ -211,13 +245,18 @@ class Job:
         reading = self._reading(source)
         entry, recording = self.keeping.of(opened.role, source, extractor, self.protocol, reading, self.device)
         with _progress.bar(opened.role, reading.count(source), self.progress) as progress:
+
+            def show(count: int) -> None:
+                self.check_network()
+                progress(count)
+
             done = extract(
                 source,
                 self.protocol,
                 extractor,
                 reading,
                 device=self.device,
-                progress=progress,
+                progress=show,
                 world=self.world,
                 entry=entry,
                 recording=recording,
@@ -265,6 +304,11 @@ class Job:
         )
         if self.shard != WHOLE:
             moments.metadata["shards"] = [[description, self.shard.index, self.shard.of]]
+
+    def prove(self, side: Side) -> None:
+        """Find out now whether given statistics are a Gaussian's; the factor is used by the comparison."""
+        if side.info.kind == "statistics" and not side.moments.from_samples and self.world.index == 0:
+            _ = side.reference.factor
 
     def side(self, role: str, moments: Moments, info: SetInfo) -> Side:
         """Moments as one side of this job's comparisons."""
@@ -365,12 +409,7 @@ class Job:
 
     def require_statistics(self, side: Side) -> None:
         """ValueError where a side has too few samples for a covariance."""
-        n = side.moments.n
-        if n is not None and n < 2:
-            raise ValueError(
-                f"{side.role}={side.info.description!r} holds {n} image{'' if n == 1 else 's'}; a covariance needs at "
-                "least 2, and a distance worth quoting needs more than there are feature dimensions"
-            )
+        _require_two(side.role, side.info.description, side.moments.n)
 
     def _remark_on_shards(self, side: Side) -> None:
         missing = _metadata.missing_shards(side.moments.metadata)
@@ -388,6 +427,14 @@ class Job:
                 f"{side.info.description}: {n} samples for {d} feature dimensions; the covariance is singular (rank at "
                 f"most {n - 1}) and the distance is dominated by the bias of small samples",
             )
+
+
+def _require_two(role: str, description: str, n: int | None) -> None:
+    if n is not None and n < 2:
+        raise ValueError(
+            f"{role}={description!r} holds {n} image{'' if n == 1 else 's'}; a covariance needs at least 2, and a "
+            "distance worth quoting needs more than there are feature dimensions"
+        )
 
 
 def _device(asked: str | torch.device) -> torch.device:

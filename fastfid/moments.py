@@ -313,6 +313,7 @@ class Moments:
         Raises:
             ValueError: there is no sample yet.
             TypeError: metadata that JSON cannot hold.
+            OutputError: the file can't be written; the one that was there before, if any, is as it was.
         """
         if self.n == 0:
             raise ValueError("path: these Moments hold no sample yet, so there is nothing to save")

@@ -23,6 +23,7 @@ from fastfid.errors import (
     BadImageWarning,
     EmptySourceError,
     IncomparableError,
+    OutputError,
     ProtocolWarning,
     SlowPathWarning,
     SmallSampleWarning,
@@ -321,7 +322,7 @@ def test_a_missing_gpu_is_an_error_not_a_fallback() -> None:
 def test_output_must_be_an_npz_and_its_folder_exist(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"output must end in \.npz"):
         fastfid.stats(REF, tmp_path / "a.npy", extractor=colours)
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(OutputError, match="does not exist"):
         fastfid.stats(REF, tmp_path / "no" / "a.npz", extractor=colours)
 
 

@@ -204,12 +204,13 @@ def test_pruning_takes_what_nobody_uses(tmp_path: Path) -> None:
     source, cache = open_source(photos(9)), FeatureCache(tmp_path / "cache")
     with pytest.raises(Interrupted):
         run_pass(source, cache.record(key_of("x"), every_s=0), stop_after=2)
-    (tmp_path / "cache" / f"{key_of('x').name}-abc.private").write_bytes(b"12")
-    (tmp_path / "cache" / f".{key_of('x').name}-abc.checkpoint").write_bytes(b"123")
-    assert names(tmp_path / "cache") == [".checkpoint", ".checkpoint", ".partial", ".private"]
+    (tmp_path / "cache" / f".{key_of('x').name}.safetensors.01234567.fastfid").write_bytes(b"12")
+    (tmp_path / "cache" / f".{key_of('x').name}.checkpoint.89abcdef.fastfid").write_bytes(b"123")
+    assert names(tmp_path / "cache") == [".checkpoint", ".fastfid", ".fastfid", ".partial"]
     used = sum(path.stat().st_size for path in (tmp_path / "cache").iterdir() if path.is_file())
+    assert cache.prune() == used
     with cache.record(key_of("y")):
-        assert cache.prune() == used
+        assert cache.prune() == 0
         assert names(tmp_path / "cache") == [".partial"]
     assert names(tmp_path / "cache") == []
 

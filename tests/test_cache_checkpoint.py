@@ -13,7 +13,7 @@ from images import photos, write_folder
 from fastfid.cache import FeatureCache, PassState, checkpoint, record_checkpoints
 from fastfid.cache.checkpoint import Checkpoint
 from fastfid.cache.tensorfile import TensorFile
-from fastfid.errors import CacheError, CacheWarning
+from fastfid.errors import CacheError, CacheWarning, OutputError
 from fastfid.sources import Source, open_source
 
 
@@ -48,6 +48,11 @@ def test_moments_alone(source: Source, tmp_path: Path, stops: tuple[int, ...]) -
     assert moments.bits() == want
     assert [bad.name for bad in state.skipped] == ["009.png"]
     assert state.read == 22
+    again = record_checkpoints(path, key_of("x"))  # what comes after the pass may fail
+    assert again.resumed is not None
+    assert again.resumed.read == 22
+    assert run_pass(source, again)[0].bits() == want
+    recording.discard()
     assert not path.exists()
 
 
@@ -119,7 +124,7 @@ def test_other_files_are_refused_and_stay(source: Source, tmp_path: Path) -> Non
         with pytest.raises(CacheError, match=said):
             record_checkpoints(tmp_path / "file", key_of("x"))
         assert (tmp_path / "file").read_bytes() == content
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(OutputError, match="does not exist"):
         record_checkpoints(tmp_path / "nowhere" / "file", key_of("x"))
 
 
@@ -215,4 +220,5 @@ def test_a_kill_at_any_moment_leaves_something_to_go_on_with(tmp_path: Path, kin
         assert entry is not None
         assert entry.features.tobytes() == all_features(source).tobytes()
     else:
-        assert not where.exists()
+        assert recording_of(kind, str(where)).resumed.read == 400
+        assert list(tmp_path.glob(".*")) == []  # the next run has removed the temporaries of those that were killed

@@ -101,7 +101,7 @@ def test_info_names_versions_kernels_and_weights() -> None:
         (("compare", "nowhere", "gen", "--extractor", "net.pt"), 3, "nowhere"),
         (("compare", "ref", "gen", "--extractor", "net.pt", "--limit", "21"), 3, "20"),
         (("compare", "ref", "gen", "--extractor", "net.pt", "--limit", "1"), 3, "holds 1 image"),
-        (("compare", "ref", "gen", "--extractor", "net.pt", "--json", "no/r.json"), 3, "does not exist"),
+        (("compare", "ref", "gen", "--extractor", "net.pt", "--json", "no/r.json"), 7, "does not exist"),
         (("compare", "ref", "gen", "--weights", "nothing.pth"), 4, "nothing.pth"),
         (("compare", "ref", "gen"), 4, "--weights"),
         (("compare", "ref", "gen", "--device", "cuda:77"), 5, "cuda:77"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -63,15 +64,41 @@ def test_a_smaller_second_run_leaves_only_its_own_images(tmp_path: Path) -> None
     assert sorted(file.name for file in (tmp_path / "set").iterdir()) == ["0000.png", "0001.png"]
     with Image.open(tmp_path / "set" / "0001.png") as image:
         assert image.getpixel((0, 0)) == (9, 9, 9)
-    for name in ("12345.png", "0004.jpg", "a0004.png", "0004.png.bak"):
+    for name in ("12345.png", "0004.jpg", "a0004.png", "0004.png.bak", "0003.png"):
         mine = tmp_path / "set" / name
         mine.write_text("keep")
-        (tmp_path / "set" / "0003.png").write_text("keep")
         with pytest.raises(ValueError, match=f"holds '{name}', which this demo did not write"):
             _write(tmp_path / "set", images[:2])
-        assert (tmp_path / "set" / "0003.png").exists()
         assert mine.read_text() == "keep"
         mine.unlink()
+
+
+def test_images_of_the_same_names_are_not_the_demos_to_replace(tmp_path: Path) -> None:
+    """Somebody's own PNGs with four digits, and links and pipes under such names, stop it before anything is done."""
+    elsewhere = tmp_path / "elsewhere.png"
+    for place in (_own_png, _own_link, _own_pipe):
+        own = tmp_path / place.__name__ / "reference"
+        own.mkdir(parents=True)
+        place(own / "0001.png", elsewhere)
+        before = elsewhere.read_bytes() if elsewhere.exists() else b""
+        done = CliRunner().invoke(main, ["demo", "--out", str(own.parent), "--count", "2", "--quiet"])
+        assert done.exit_code == 3, done.output
+        assert "holds '0001.png', which this demo did not write" in done.stderr
+        assert [path.name for path in own.parent.rglob("*")] == ["reference", "0001.png"]
+        assert (elsewhere.read_bytes() if elsewhere.exists() else b"") == before
+
+
+def _own_png(path: Path, _elsewhere: Path) -> None:
+    Image.new("RGB", (4, 4), (1, 2, 3)).save(path)
+
+
+def _own_link(path: Path, elsewhere: Path) -> None:
+    Image.new("RGB", (4, 4), (1, 2, 3)).save(elsewhere)
+    path.symlink_to(elsewhere)
+
+
+def _own_pipe(path: Path, _elsewhere: Path) -> None:
+    os.mkfifo(path)
 
 
 @pytest.mark.parametrize(("values", "grows"), [((1, 2, 3, 4), True), ((1, 2, 2, 4), False), ((1, 3, 2, 4), False)])

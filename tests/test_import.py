@@ -73,7 +73,8 @@ LEVEL = {
     "grouped": 5.8, "moments": 6, "scatter": 6.5, "linalg": 7, "resample": 6, "distributed": 5.5,
     "_dispatch": 8,
     "kernels": 9, "_native": 9, "reference": 9,
-    "_graphs": 10, "_arithmetic": 10, "_checks": 10, "_atomic": 10, "_progress": 10, "_metadata": 10, "errors": 11,
+    "_graphs": 10, "_arithmetic": 10, "_checks": 10, "_progress": 10, "_metadata": 10, "errors": 11,
+    "_output": 10, "_shown": 10,
     "_moments_io": 9,
 }  # fmt: skip
 SIDEWAYS = {("cli", "report"), ("cli", "demo"), ("__main__", "cli")}

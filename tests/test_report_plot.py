@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from fastfid.errors import OutputError
 from fastfid.report.plot import Curve, _draw, _short, plot_disturbances
 
 RISING = Curve("Gaussian blur", "σ (px)", (0.0, 1.0, 2.0, 4.0), (0.7, 13.8, 73.9, 229.0))
@@ -84,7 +85,7 @@ def test_nonsense_is_refused(tmp_path: Path) -> None:
         Curve("x", "p", (0.0, 1.0), (1.0,))
     with pytest.raises(ValueError, match="not finite"):
         Curve("x", "p", (0.0, 1.0), (1.0, float("nan")))
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(OutputError, match="does not exist"):
         plot_disturbances([RISING], tmp_path / "missing" / "x.png", "")
     assert list(tmp_path.iterdir()) == []
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastfid._atomic import require_folder
+from fastfid._output import Target
 from fastfid.cache import tensorfile
 from fastfid.cache.key import CACHE_FORMAT, Key
 from fastfid.cache.state import PassState, from_file, to_arrays
@@ -28,13 +28,16 @@ class Checkpoint:
     """Saves the state of a pass now and then, and gives it back to the next attempt at the same pass.
 
     Args:
-        path: the file; its folder exists. A kill while it is written leaves the one before.
+        path: the file. A kill while it is written leaves the one before.
         key: what the pass depends on.
         every_s: seconds between two saves, at least; more where saving is slow. 0 saves whenever it is asked.
+
+    Raises:
+        OutputError: no file can be written there.
     """
 
     def __init__(self, path: str | os.PathLike[str], key: Key, *, every_s: float = EVERY_S) -> None:
-        require_folder(path)
+        Target(path).prove()
         self.path = Path(path)
         self.key = key
         self.every_s = every_s
@@ -70,14 +73,17 @@ class Checkpoint:
             return False
         begin = time.monotonic()
         extra = more()
-        arrays = to_arrays(make(), **extra)
-        tensorfile.write(self.path, arrays, metadata(self.key, "checkpoint"))
+        self.save(make(), **extra)
         end = time.monotonic()
         self._next = end + (max(self.every_s, (end - begin) / _SHARE) if self.every_s else 0.0)
         return True
 
+    def save(self, state: PassState, **more: Any) -> None:
+        """Save a state now."""
+        tensorfile.write(self.path, to_arrays(state, **more), metadata(self.key, "checkpoint"))
+
     def remove(self) -> None:
-        """The pass is complete."""
+        """Nobody needs it any more."""
         self.path.unlink(missing_ok=True)
 
 

@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastfid._output import sweep
 from fastfid.cache import tensorfile
 from fastfid.errors import CacheError, CacheWarning, FastFIDWarning
 from fastfid.sources import Content, Source
@@ -97,7 +98,7 @@ def identify(
         OSError: a file that is there can't be read to its end. (One that may not be read at all counts as such.)
 
     Warns:
-        CacheWarning: the kept digests were damaged; the files are read again.
+        CacheWarning: the kept digests were damaged, and the files are read again; or digests can't be kept.
     """
     content = source.content()
     if content is None:
@@ -157,7 +158,7 @@ class _Kept:
             old_stamps, old_digests = content.array("stamps"), content.array("digests")
         except FileNotFoundError:
             return
-        except CacheError as error:
+        except (CacheError, OSError) as error:
             self.warn(CacheWarning, f"{error}; the set's files are read again")
             return
         rows = np.array([old.get(name, -1) for name in names], dtype=np.int64)
@@ -169,13 +170,17 @@ class _Kept:
     def keep(self, names: Sequence[str], stamps: Stamps, digests: NDArray[np.uint8], which: NDArray[np.bool_]) -> None:
         """Write those that can be trusted later."""
         listed = json.dumps([names[row] for row in np.flatnonzero(which).tolist()]).encode()
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, NDArray[Any]] = {
             "stamps": stamps[which],
             "digests": digests[which],
             "names": np.frombuffer(listed, dtype=np.uint8),
         }
-        tensorfile.write(self.file, arrays, {})
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            sweep(self.file.parent, self.file.name)
+            tensorfile.write(self.file, arrays, {})
+        except OSError as error:
+            self.warn(CacheWarning, f"the digests of the set's files are not kept: {error}; they will be read again")
 
 
 def _stamps(paths: Sequence[str], pool: ThreadPoolExecutor) -> Stamps:

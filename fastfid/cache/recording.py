@@ -10,6 +10,7 @@ from typing import IO, Any, NamedTuple
 
 import torch
 
+from fastfid._output import publish
 from fastfid.cache import tensorfile
 from fastfid.cache.checkpoint import EVERY_S, Checkpoint, metadata
 from fastfid.cache.content import Identity, Warn, to_caller
@@ -39,10 +40,13 @@ class Recording:
             for batch in ...:                            # from there on
                 recording.append(features)
                 recording.offer(lambda: PassState(...))  # saves it if it is time
-            recording.finish(PassState(...))             # completes the entry, removes the checkpoint
+            recording.finish(PassState(...))             # completes the entry
+        recording.discard()                              # once the result is safe
 
-    Left without ``finish``, it keeps the last checkpoint for the next attempt. A disk that is full, or fails, ends the
-    recording with a CacheWarning, not the pass.
+    Left without ``finish``, it keeps the last checkpoint for the next attempt. ``finish`` puts the complete pass into
+    the entry, and removes the checkpoint; without a cache, into the checkpoint, which stays until ``discard``, so that
+    what comes after the pass (another pass, the distance, a file to be written) may fail. A disk that is full, or
+    fails, ends the recording with a CacheWarning, not the pass.
 
     Attributes:
         resumed: where to begin; None means at the first image.
@@ -103,7 +107,7 @@ class Recording:
         self._attempt(save)
 
     def finish(self, state: PassState) -> None:
-        """The pass is complete: its entry appears, its checkpoint goes.
+        """The pass is complete: its entry appears, and its checkpoint goes; or its checkpoint holds all of it.
 
         Warns:
             CacheWarning: files of the set changed meanwhile, so that nobody can say which content these features are
@@ -114,11 +118,20 @@ class Recording:
             self._warn(CacheWarning, f"{changed!r} changed while the set was read; its features are not kept")
         elif self._draft is not None and not self._failed:
             self._attempt(lambda: self._publish(state))
-        if self._draft is not None and self._failed:
-            return  # the next run goes on from the last checkpoint
+        checkpoint = self._checkpoint
+        if self._features is None and checkpoint is not None and not self._failed:
+            self._attempt(lambda: checkpoint.save(state))
+        elif not self._failed:  # else the next run goes on from the last checkpoint
+            self.discard()
+            self._kept = False
+
+    def discard(self) -> None:
+        """What the pass came to is safe elsewhere: the checkpoint goes."""
         if self._checkpoint is not None:
-            self._checkpoint.remove()
-        self._kept = False
+            try:
+                self._checkpoint.remove()
+            except OSError as error:
+                self._warn(CacheWarning, f"the checkpoint can't be removed: {error}")
 
     def _publish(self, state: PassState) -> None:
         assert self._features is not None
@@ -126,17 +139,13 @@ class Recording:
         self._features.flush()
         rows, (file, path, target) = self._features.rows, self._draft
         tensorfile.seal(file, to_arrays(state), metadata(self._key, "features"), rows)
-        if os.name == "nt":  # moves no open file, and has no lock that closing would give up
-            file.close()
-        path.chmod(0o666 & ~_umask())
-        path.replace(target)
+        publish(file, path, target)
         self._draft = None
-        file.close()
 
     def _attempt(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except OSError as error:
+        except (OSError, ValueError, TypeError) as error:
             self._failed = True
             self._warn(CacheWarning, f"from here on this run is not recorded: {error}")
 
@@ -149,9 +158,9 @@ class Recording:
         if self._draft is None:
             return
         file, path, _ = self._draft
-        if not self._kept:  # under the lock, so that no other run has begun to go on with it
-            path.unlink(missing_ok=True)
         try:
+            if not self._kept:  # under the lock, so that no other run has begun to go on with it
+                path.unlink(missing_ok=True)
             file.close()
         except OSError as error:  # a full disk fails again at the last bytes
             self._warn(CacheWarning, f"{str(path)!r} could not be closed: {error}")
@@ -163,14 +172,14 @@ def record_checkpoints(
     """A recording of checkpoints alone: what is kept does not grow with the number of images.
 
     Args:
-        path: the checkpoint's file; gone when the pass is complete.
+        path: the checkpoint's file; gone after ``discard``.
         key: what the pass depends on; its content may be that of ``identify(source, read=False)``.
         every_s: as in ``Checkpoint``.
         warn: gets the warnings.
 
     Raises:
         CacheError: the file is damaged, no checkpoint, or of another run; it is left as it is.
-        FileNotFoundError: its folder does not exist.
+        OutputError: the file can't be written.
     """
     return Recording(key, Checkpoint(path, key, every_s=every_s), warn=warn)
 
@@ -210,9 +219,3 @@ class _Features:
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

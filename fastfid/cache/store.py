@@ -4,6 +4,7 @@
     FOLDER/<key>.partial         the features of a pass that is under way, locked by it, or was interrupted
     FOLDER/<key>.checkpoint      its moments and position
     FOLDER/hashes/               digests of the sets' files (fastfid.cache.content)
+    FOLDER/.<name>.<…>.fastfid   one of these while it is written (fastfid._output)
 
 Any number of runs, on any number of machines, may use one folder. An entry is written beside its place and moved there,
 so a reader sees a whole one or none, and goes on reading an old one that is replaced. The first run that fills an entry
@@ -14,7 +15,6 @@ the same entry at that time, or on a system without such locks, writes a file of
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastfid._output import lock, sweep, temporary
 from fastfid.cache.checkpoint import EVERY_S, Checkpoint, stated
 from fastfid.cache.content import Identity, Warn, identify, to_caller
 from fastfid.cache.key import Key
@@ -35,12 +36,8 @@ from fastfid.cache.tensorfile import TensorFile
 from fastfid.errors import CacheError, CacheWarning
 from fastfid.sources import Source
 
-try:
-    import fcntl
-except ImportError:  # Windows: no run owns a partial file there
-    fcntl = None  # type: ignore[assignment]
-
-_SUFFIX, _PARTIAL, _CHECKPOINT, _PRIVATE = ".safetensors", ".partial", ".checkpoint", ".private"
+HASHES = "hashes"
+_SUFFIX, _PARTIAL, _CHECKPOINT = ".safetensors", ".partial", ".checkpoint"
 
 
 @dataclass(frozen=True)
@@ -98,6 +95,7 @@ class FeatureCache:
 
     Raises:
         NotADirectoryError: it is a file.
+        OSError: it can't be made.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, warn: Warn = to_caller) -> None:
@@ -109,13 +107,13 @@ class FeatureCache:
 
     def identify(self, source: Source) -> Identity | None:
         """The identity of a set by its content; digests of files are kept in this folder for the next time."""
-        return identify(source, hashes=self.folder / "hashes", warn=self._warn)
+        return identify(source, hashes=self.folder / HASHES, warn=self._warn)
 
     def open(self, key: Key) -> Entry | None:
         """The entry of this key, or None.
 
         Warns:
-            CacheWarning: there is one, but it is damaged, and so counts as missing.
+            CacheWarning: there is one, but it is damaged or can't be read, and so counts as missing.
         """
         try:
             entry = Entry(TensorFile(self._path(key)))
@@ -125,7 +123,7 @@ class FeatureCache:
                 )
         except FileNotFoundError:
             return None
-        except CacheError as error:
+        except (CacheError, OSError) as error:
             self._warn(CacheWarning, f"{error}; its features are computed again")
             return None
         return entry
@@ -137,17 +135,25 @@ class FeatureCache:
             key: what the pass depends on.
             identity: of the set, to be looked at again before the entry is completed.
             every_s: as in ``Checkpoint``.
+
+        Raises:
+            OSError: nothing can be written to the folder.
         """
         target = self._path(key)
+        sweep(self.folder)
         partial, checkpoint = target.with_suffix(_PARTIAL), None
         file = _claimed(partial)
-        if file is not None:
-            checkpoint = Checkpoint(target.with_suffix(_CHECKPOINT), key, every_s=every_s)
-        else:
-            handle, name = tempfile.mkstemp(prefix=f"{key.name}-", suffix=_PRIVATE, dir=self.folder)
-            file, partial = os.fdopen(handle, "r+b"), Path(name)
-            _locked(file)  # so that prune leaves it alone
-        return Recording(key, checkpoint, Draft(file, partial, target), identity, self._warn)
+        owned = file is not None
+        if file is None:
+            file, partial = temporary(target)
+        try:
+            if owned:
+                checkpoint = Checkpoint(target.with_suffix(_CHECKPOINT), key, every_s=every_s)
+            return Recording(key, checkpoint, Draft(file, partial, target), identity, self._warn)
+        except BaseException:
+            with suppress(OSError):
+                file.close()
+            raise
 
     def entries(self) -> list[Listed]:
         """All complete entries, the oldest first; damaged ones are left out with a warning."""
@@ -176,17 +182,13 @@ class FeatureCache:
         """Remove what interrupted runs left (they begin anew then) and no run is using; how many bytes that freed."""
         freed = 0
         left = (*self.folder.glob(f"*{_PARTIAL}"), *self.folder.glob(f"*{_CHECKPOINT}"))
-        for name in {path.stem.removeprefix(".").split("-")[0] for path in left}:
+        for name in {path.stem for path in left}:
             partial = self.folder / f"{name}{_PARTIAL}"
             owned = _claimed(partial)
             if owned is not None:
                 with owned:
-                    freed += _removed(partial, *self.folder.glob(f"*{name}*{_CHECKPOINT}"))
-        for path in self.folder.glob(f"*{_PRIVATE}"):
-            with suppress(FileNotFoundError), path.open("r+b") as file:
-                if _locked(file):
-                    freed += _removed(path)
-        return freed
+                    freed += _removed(partial, self.folder / f"{name}{_CHECKPOINT}")
+        return freed + sweep(self.folder) + sweep(self.folder / HASHES)
 
     def _path(self, key: Key) -> Path:
         return self.folder / f"{key.name}{_SUFFIX}"
@@ -194,16 +196,18 @@ class FeatureCache:
 
 def _claimed(path: Path) -> IO[bytes] | None:
     """The file, opened and locked for this run, or None where another run owns it or no run can."""
-    while fcntl is not None:
+    while True:
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-        if not _locked(file):
+        held = lock(file)
+        if not held:
+            if held is None and not os.fstat(file.fileno()).st_size:  # no locks here: nobody has any use for it
+                _removed(path)
             file.close()
             return None
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         file.close()  # between opening and locking, its owner completed it and moved it away
-    return None
 
 
 def _removed(*paths: Path) -> int:
@@ -215,14 +219,3 @@ def _removed(*paths: Path) -> int:
             path.unlink()
             freed += size
     return freed
-
-
-def _locked(file: IO[bytes]) -> bool:
-    """Whether this run holds the lock of an open file from now on."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held by another, or a file system without locks
-        return False
-    return True

@@ -28,7 +28,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastfid._atomic import replacing
+from fastfid._output import Target
 from fastfid.errors import CacheError
 
 HEADER_BYTES = 16384
@@ -167,7 +167,7 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], meta
         arrays: float64, float32, float16, int64, int32, uint8 or bool, of any shape.
         metadata: at most about 14 KiB.
     """
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with Target(path).writing() as file:
         seal(file, arrays, metadata)
 
 

@@ -9,6 +9,11 @@ from rich.text import Text
 from fastfid.bench.quick import Quick
 
 
+def bench_lines(quick: Quick) -> str:
+    """The figures without a table: one line per stage and variant."""
+    return "\n".join(f"{line.stage}, {line.variant}: {line.p50:.3f} ms" for line in quick.lines)
+
+
 def bench_table(quick: Quick) -> RenderableType:
     """One row per stage and variant; times are medians with the middle three fifths, ratios are to fastfid's first."""
     table = Table(title=f"Speed on {quick.device}; every stage was found right first", title_justify="left")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from fastfid._atomic import replacing
+from fastfid._output import Target
+from fastfid._shown import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,6 +60,7 @@ def plot_disturbances(
 
     Raises:
         ValueError: no curves, or numbers that are not finite.
+        OutputError: the file can't be written.
     """
     if not rows:
         raise ValueError("rows must hold at least one curve, got none")
@@ -71,11 +73,11 @@ def plot_disturbances(
     for axes, curve in zip(panels, rows, strict=True):
         _draw(axes, curve)
     panels[0].set_ylabel(distance, fontsize=11)
-    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    figure.suptitle(shown(title).replace("$", r"\$"), fontsize=12, x=0.01, ha="left")
     legend = f"dashed: the undisturbed set      red: a higher level did not raise the {distance}"
     figure.supxlabel(legend, fontsize=9, color=_QUIET, x=0.01, ha="left")
-    with replacing(path) as part:
-        figure.savefig(part, format="png", metadata={"Software": None})
+    with Target(path).writing() as file:
+        figure.savefig(file, format="png", metadata={"Software": None})
 
 
 def _draw(axes: Axes, curve: Curve) -> None:

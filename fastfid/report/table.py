@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fastfid._shown import shown
 from fastfid.demo.run import Demo
 from fastfid.extractors import PRECISIONS
 from fastfid.protocols import Protocol
@@ -31,6 +32,11 @@ def title(metric: str) -> str:
     return f"{title(base)} (network in {variant})" if variant in PRECISIONS else f"{title(base)} (tap {variant})"
 
 
+def result_line(result: FIDResult) -> str:
+    """The value and its bounds, to the last digit."""
+    return f"{result.run.metric} {result.value!r} (exact value between {result.lower!r} and {result.upper!r})"
+
+
 def result_table(result: FIDResult) -> RenderableType:
     """The value with its enclosure on the first line, then what it was measured with."""
     run = result.run
@@ -39,23 +45,27 @@ def result_table(result: FIDResult) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    # Text, not str: names are the user's, and rich would read [brackets] in a str as markup.
-    table.add_row("protocol", Text(f"{run.protocol.name} ({run.protocol.package})"))
-    table.add_row("network", Text(f"{run.extractor}, {run.precision}, {run.device}"))
+    table.add_row("protocol", _name(f"{run.protocol.name} ({run.protocol.package})"))
+    table.add_row("network", _name(f"{run.extractor}, {run.precision}, {run.device}"))
     if run.weights:
         digest = f", sha256 {run.weights_sha256[:16]}…" if run.weights_sha256 else ""
-        table.add_row("weights", Text(run.weights + digest))
-    table.add_row("reference", Text(_set_line(run.ref)))
-    table.add_row("generated", Text(_set_line(run.gen)))
+        table.add_row("weights", _name(run.weights + digest))
+    table.add_row("reference", _name(_set_line(run.ref)))
+    table.add_row("generated", _name(_set_line(run.gen)))
     for note in dict.fromkeys((*run.ref.notes, *run.gen.notes)):
-        table.add_row("note", Text(note))
+        table.add_row("note", _name(note))
     ranks = f"ranks {result.rank1} and {result.rank2}"
     table.add_row(
         "terms", f"means {result.mean_term:.6g}, covariances {result.trace_term:.6g} ({result.method}, {ranks})"
     )
     for text in run.warnings:
-        table.add_row(Text("warning", style="yellow"), Text(text))
+        table.add_row(Text("warning", style="yellow"), _name(text))
     return Group(head, table)
+
+
+def _name(text: str) -> Text:
+    """Words of the user's: rich would read [brackets] in a str as markup, and a terminal the rest."""
+    return Text(shown(text))
 
 
 def _set_line(info: SetInfo) -> str:
@@ -107,6 +117,11 @@ def demo_table(demo: Demo) -> RenderableType:
         verdict = Text("yes", "green") if series.grows else Text("no", "yellow")
         table.add_row(f"{one.name} ({one.parameter})", *cells, verdict)
     return table
+
+
+def demo_lines(demo: Demo) -> str:
+    """The distances without a table."""
+    return "\n".join(f"{one.disturbance.name}: {', '.join(map(repr, one.values))}" for one in demo.series)
 
 
 def demo_title(demo: Demo) -> str:
