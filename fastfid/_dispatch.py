@@ -3,7 +3,8 @@
 One table, resolved lazily: ``{operation: {backend: Backend(function, available)}}``. The choice is, in this order, the
 caller's ``backend`` argument, the variable ``FASTFID_BACKEND_<OPERATION>``, the first backend in the table's order that
 can run on the device. A choice made by name is never replaced by another, and a kernel that fails raises: it is not
-tried elsewhere.
+tried elsewhere. torch comes before Triton until a measurement on a GPU says otherwise; nobody is asked who comes after
+the first that can, for Triton's answer takes seconds (``fastfid.kernels.probe``).
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ BACKENDS: dict[str, dict[str, Backend]] = {
         "reference": Backend("fastfid.reference.resample:run", "fastfid.reference.resample:why_not"),
     },
     "scatter": {
-        "triton": Backend("fastfid.scatter.engine_triton:accumulate", "fastfid.scatter.engine_triton:why_not"),
         "torch": Backend("fastfid.scatter.engine_torch:accumulate", "fastfid.scatter.engine_torch:why_not"),
+        "triton": Backend("fastfid.scatter.engine_triton:accumulate", "fastfid.scatter.engine_triton:why_not"),
     },
     "polar_products": {
         "torch": Backend("fastfid.linalg.engine_torch:products", "fastfid.linalg.engine_torch:why_not"),
@@ -59,20 +60,22 @@ def backend_for(operation: str, device_type: str, asked: str | None = None) -> s
     """The name of the backend that would run; raises BackendUnavailableError where the one asked for can't."""
     variable = f"FASTFID_BACKEND_{operation.upper()}"
     wanted = asked or os.environ.get(variable) or "auto"
-    reasons = report(operation, device_type)
-    usable = [name for name, reason in reasons.items() if reason is None]
+    table = BACKENDS[operation]
     if wanted == "auto":
-        if not usable:
-            listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        usable = next((name for name, entry in table.items() if _load(entry.available)(device_type) is None), None)
+        if usable is None:
+            listed = "; ".join(f"{name}: {reason}" for name, reason in report(operation, device_type).items())
             raise BackendUnavailableError(f"no backend can run {operation} on {device_type}. {listed}")
-        return usable[0]
-    if wanted not in reasons:
+        return usable
+    if wanted not in table:
         origin = "backend" if asked else variable
-        raise ValueError(f"{origin}={wanted!r} is not a backend of {operation}; accepted: auto, {', '.join(reasons)}")
-    if reasons[wanted] is not None:
+        raise ValueError(f"{origin}={wanted!r} is not a backend of {operation}; accepted: auto, {', '.join(table)}")
+    reason = _load(table[wanted].available)(device_type)
+    if reason is not None:
+        others = [name for name, why in report(operation, device_type).items() if why is None]
         raise BackendUnavailableError(
-            f"backend {wanted!r} cannot run {operation} on {device_type}: {reasons[wanted]} "
-            f"Available here: {', '.join(usable) or 'none'}."
+            f"backend {wanted!r} cannot run {operation} on {device_type}: {reason} "
+            f"Available here: {', '.join(others) or 'none'}."
         )
     return wanted
 

@@ -1,49 +1,26 @@
-"""Compiles a Triton kernel for a GPU that is not there and reads its registers, spills and instructions.
+"""Registers, spills and shared memory of a Triton kernel compiled for a GPU that is not there.
 
-Imported in processes that do not run Triton's interpreter; the two cannot share one.
+    python tests/compiled.py OPERATION CAPABILITY       one line per kernel, as fastfid.kernels.probe lists them
+
+Run in a process without Triton's interpreter; the two cannot share one.
 """
 
 from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+
+from fastfid.kernels import probe
 
 
-class Compiled(NamedTuple):
-    ptx: str
-    registers: int
-    spilled_bytes: int
-    shared_bytes: int
-    target: str
-
-    def __str__(self) -> str:
-        return (
-            f"{self.target}: {self.registers} registers, {self.spilled_bytes} bytes spilled, "
-            f"{self.shared_bytes} bytes shared"
-        )
-
-
-def compile_for(capability: int, kernel: Any, pointers: dict[str, str], constants: dict[str, Any]) -> Compiled:
-    """Compile with ``pointers`` (argument → element type) and ``constants`` (which may hold num_warps, num_stages).
-
-    What is neither is an int64, except sizes of one capital letter, which are int32.
-    """
-    options = {key: constants[key] for key in ("num_warps", "num_stages") if key in constants}
-    fixed = {key: value for key, value in constants.items() if key not in options}
-    signature = {name: "i32" if name.isupper() or name == "first" else "i64" for name in kernel.arg_names}
-    signature |= {name: f"*{kind}" for name, kind in pointers.items()} | dict.fromkeys(fixed, "constexpr")
-    made = triton.compile(
-        ASTSource(fn=kernel, signature=signature, constexprs=fixed),
-        target=GPUTarget("cuda", capability, 32),
-        options=options,
-    )
+def resources(capability: int, made: Any) -> str:
+    """What the assembler says of the kernel's PTX."""
     ptx = made.asm["ptx"]
     folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     newer = folder / "ptxas-blackwell"
@@ -58,6 +35,21 @@ def compile_for(capability: int, kernel: Any, pointers: dict[str, str], constant
             text=True,
             check=True,
         ).stderr
-    registers = int(re.search(r"Used (\d+) registers", report).group(1))
-    spilled = int(re.search(r"(\d+) bytes spill stores", report).group(1))
-    return Compiled(ptx, registers, spilled, made.metadata.shared, target)
+    registers = re.search(r"Used (\d+) registers", report).group(1)
+    spilled = re.search(r"(\d+) bytes spill stores", report).group(1)
+    return f"{target}: {registers} registers, {spilled} bytes spilled, {made.metadata.shared} bytes shared"
+
+
+def main(operation: str, capability: int) -> None:
+    for name, kernel, pointers, constants in probe.variants(operation):
+        made = probe.compiled(capability, kernel, pointers, constants)
+        ptx = made.asm["ptx"]
+        assert "tf32" not in ptx
+        products = [kind for kind, word in (("DMMA", ".f64.f64.f64.f64"), ("IMMA", ".s32.s8.s8")) if word in ptx]
+        if "kind::i8" in ptx:  # sm_100's own
+            products.append("IMMA")
+        sys.stdout.write(f"{name} [{' '.join(products)}] {resources(capability, made)}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

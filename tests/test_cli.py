@@ -90,6 +90,8 @@ def test_info_names_versions_kernels_and_weights() -> None:
     assert result.exit_code == 0
     for word in (fastfid.__version__, torch.__version__, "resize_normalize", "FASTFID_WEIGHTS", "cpu"):
         assert word in result.stdout
+    assert "available, used" in result.stdout
+    assert "not available: " in result.stdout  # Triton's, on the CPU
 
 
 @pytest.mark.parametrize(

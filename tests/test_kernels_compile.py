@@ -1,4 +1,4 @@
-"""Triton kernels without a GPU: values in the interpreter, compiles for three targets; both in processes of their own.
+"""Triton kernels without a GPU: values in the interpreter, compiles for many GPUs; both in processes of their own.
 
 The interpreter proves indexing, masks and layout, not precision, races or speed. Compiling prints registers and spills.
 """
@@ -6,12 +6,15 @@ The interpreter proves indexing, masks and layout, not precision, races or speed
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+
+from fastfid.kernels import probe
 
 pytest.importorskip("triton", reason="Triton is an optional extra and has no wheel for this platform")
 
@@ -82,50 +85,48 @@ def test_polar_iteration_over_the_triton_products_in_the_interpreter() -> None:
     )
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100])
-def test_symmetric_product_compiles(capability: int) -> None:
-    out = run(
-        f"""
-        import os, re, subprocess, tempfile
-        import torch, triton
-        from triton.backends.compiler import GPUTarget
-        from triton.compiler import ASTSource
-        from fastfid.kernels.symmetric import CONFIGS, _symmetric_product_kernel as kernel
+_SLOW = [pytest.param("sliced_scatter", capability, marks=pytest.mark.slow) for capability in (80, 86, 90, 100, 120)]
 
-        folder = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")
-        for dtype, name in ((torch.float64, "fp64"), (torch.float32, "fp32")):
-            config = CONFIGS[dtype]
-            for has_d in (False, True):
-                signature = {{argument: "i64" for argument in kernel.arg_names}}
-                signature.update(x_ptr="*" + name, d_ptr="*" + name, c_ptr="*" + name, K="i32", Q="i32")
-                signature.update(HAS_D="constexpr", BLOCK="constexpr", BLOCK_K="constexpr")
-                constants = dict(HAS_D=has_d, BLOCK=config["BLOCK"], BLOCK_K=config["BLOCK_K"])
-                made = triton.compile(
-                    ASTSource(fn=kernel, signature=signature, constexprs=constants),
-                    target=GPUTarget("cuda", {capability}, 32),
-                    options=dict(num_warps=config["num_warps"], num_stages=config["num_stages"]),
-                )
-                ptx = made.asm["ptx"]
-                assert "tf32" not in ptx
-                assert (".f64.f64.f64.f64" in ptx) == (dtype == torch.float64), "DMMA for float64, FMA for float32"
-                assembler = os.path.join(folder, "ptxas-blackwell" if {capability} >= 100 else "ptxas")
-                if not os.path.exists(assembler):
-                    assembler = os.path.join(folder, "ptxas")
-                target = re.search(r"\\.target (sm_\\w+)", ptx).group(1)
-                with tempfile.TemporaryDirectory() as scratch:
-                    source = os.path.join(scratch, "a.ptx")
-                    open(source, "w").write(ptx)
-                    report = subprocess.run(
-                        [assembler, "-v", "--gpu-name", target, source, "-o", os.path.join(scratch, "a.cubin")],
-                        capture_output=True, text=True, check=True,
-                    ).stderr
-                registers = re.search(r"Used (\\d+) registers", report).group(1)
-                spills = re.search(r"(\\d+) bytes spill stores", report).group(1)
-                print(f"symmetric_product {{name}} addend={{has_d}} {{target}}: {{registers}} registers, "
-                      f"{{spills}} bytes spilled, {{made.metadata.shared}} bytes shared")
-        """
+
+@pytest.mark.parametrize(
+    ("operation", "capability"),
+    [*((name, sm) for name in ("polar_products", "scatter") for sm in (80, 90, 100)), ("sliced_scatter", 89), *_SLOW],
+)
+def test_kernels_compile_or_are_not_available(
+    operation: str, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(Almost) without spills, products on tensor cores, by a Triton that can; else availability says why not."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    probe.why_not_compiled.cache_clear()
+    reason = probe.why_not_compiled(operation, capability, operation != "sliced_scatter")
+    wanted = refusal(operation, capability)
+    if wanted is not None:
+        assert reason is not None
+        assert re.search(wanted, reason), reason
+        return
+    assert reason is None
+    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    command = [sys.executable, str(ROOT / "tests" / "compiled.py"), operation, str(capability)]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=500
     )
-    sys.stdout.write(out)
-    lines = out.strip().splitlines()
-    assert len(lines) == 4
-    assert all(" 0 bytes spilled" in line for line in lines), out
+    assert done.returncode == 0, done.stderr[-4000:]
+    sys.stdout.write(done.stdout)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(list(probe.variants(operation)))
+    spilled = [int(re.search(r"(\d+) bytes spilled", line)[1]) for line in lines]
+    assert all(count == 0 if "MMA]" in line else count <= 8 for line, count in zip(lines, spilled, strict=True)), lines
+    assert all(("[DMMA]" in line) == ("float64" in line) for line in lines), done.stdout
+    assert all(("[IMMA]" in line) == ("sliced scatter" in line) for line in lines), done.stdout
+
+
+def refusal(operation: str, capability: int) -> str | None:
+    """What the installed Triton is known to say of kernels that it can't compile well; None of those it can."""
+    version = tuple(int(part) for part in str(probe.triton_version()).split(".")[:2])
+    if operation == "sliced_scatter":
+        return None
+    if version < (3, 5):
+        return "does not compile .* in float64|does not compile the float64"
+    if capability == 100 and version < (3, 8):
+        return "for sm_100"
+    return None

@@ -18,6 +18,12 @@ from fastfid.scatter.update import mirrored
 pytestmark = pytest.mark.gpu
 pytest.importorskip("triton", reason="the scatter kernels are Triton's")
 
+
+@pytest.fixture(autouse=True)
+def _by_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTFID_BACKEND_SCATTER", "triton")
+
+
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -45,8 +51,10 @@ def compare(mean: torch.Tensor, scatter: torch.Tensor, x: torch.Tensor) -> None:
     tol.check_frobenius(scatter.cpu(), want, relative=tol.MOMENTS_FROBENIUS)
 
 
-def test_the_kernels_are_chosen() -> None:
+def test_torch_is_chosen_unless_the_kernels_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backend_for("scatter", "cuda") == "triton"
+    monkeypatch.delenv("FASTFID_BACKEND_SCATTER")
+    assert backend_for("scatter", "cuda") == "torch"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
+
+import torch
+
+from fastfid.kernels import probe
+from fastfid.linalg.iteration import precision_for
 
 
 def why_not(device_type: str) -> str | None:
-    """None on CUDA with Triton installed, else the reason."""
-    if device_type != "cuda":
-        return f"its kernels run on NVIDIA GPUs; the tensors are on {device_type}."
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed (pip install triton)."
-    return None
+    """None on an NVIDIA GPU for which this Triton compiles the kernels, else the reason."""
+    missing = probe.why_no_triton(device_type)
+    if missing is not None:
+        return missing
+    major, minor = torch.cuda.get_device_capability()
+    float64 = precision_for(torch.device("cuda")) == "float64"
+    return probe.why_not_compiled("polar_products", 10 * major + minor, float64)
 
 
 def products() -> Any:

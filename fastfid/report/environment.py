@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastfid import _dispatch, _native
+from fastfid.errors import BackendUnavailableError
 from fastfid.extractors import accepted_precisions, where_weights
 from fastfid.results import versions
 
@@ -51,9 +52,20 @@ def _backends() -> RenderableType:
         table.add_column(heading, overflow="fold")
     for operation in _dispatch.BACKENDS:
         for device in ("cpu", "cuda"):
+            used = _used(operation, device)
             for backend, reason in _dispatch.report(operation, device).items():
-                table.add_row(operation, device, backend, Text("available") if reason is None else Text(reason, "dim"))
+                state = "available, used" if backend == used else "available"
+                shown = Text(state) if reason is None else Text(f"not available: {reason}", "dim")
+                table.add_row(operation, device, backend, shown)
     return table
+
+
+def _used(operation: str, device: str) -> str | None:
+    """The backend that would run; None where none can, or where a variable names one that can't."""
+    try:
+        return _dispatch.backend_for(operation, device)
+    except (BackendUnavailableError, ValueError):
+        return None
 
 
 def _weights() -> RenderableType:

@@ -6,21 +6,21 @@ where it has them, else exact integer slices. Both are described in ``fastfid.ke
 
 from __future__ import annotations
 
-import importlib.util
-
 import torch
 
+from fastfid.kernels import probe
 from fastfid.linalg.iteration import precision_for
 from fastfid.scatter.segments import Segments
 
 
 def why_not(device_type: str) -> str | None:
-    """None on CUDA with Triton installed, else the reason."""
-    if device_type != "cuda":
-        return f"its kernels run on NVIDIA GPUs; the tensors are on {device_type}."
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed (pip install triton)."
-    return None
+    """None on an NVIDIA GPU for which this Triton compiles the kernels, else the reason."""
+    missing = probe.why_no_triton(device_type)
+    if missing is not None:
+        return missing
+    major, minor = torch.cuda.get_device_capability()
+    float64 = precision_for(torch.device("cuda")) == "float64"
+    return probe.why_not_compiled("scatter" if float64 else "sliced_scatter", 10 * major + minor, float64)
 
 
 def accumulate(
