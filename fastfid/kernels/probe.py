@@ -161,26 +161,28 @@ def _sums(*, with_range: bool) -> Variant:
     from fastfid.kernels.scatter import SUMS, _column_sums_kernel
 
     pointers = dict.fromkeys(("origin_ptr", "sums_ptr", "low_ptr", "high_ptr"), "fp64")
-    pointers |= dict(x_ptr="fp32", order_ptr="i64", offsets_ptr="i64")
+    pointers |= {"x_ptr": "fp32", "order_ptr": "i64", "offsets_ptr": "i64"}
     return "column sums", _column_sums_kernel, pointers, dict(SUMS, GROUPED=True, RANGE=with_range)
 
 
 def _scatter() -> Iterator[Variant]:
     from fastfid.kernels.scatter import PLAIN, _scatter_kernel
 
-    pointers = dict(order_ptr="i64", offsets_ptr="i64", shift_ptr="fp64", delta_ptr="fp64", weight_ptr="fp64")
+    pointers = dict.fromkeys(("shift_ptr", "delta_ptr", "weight_ptr", "s_ptr"), "fp64")
+    pointers |= {"order_ptr": "i64", "offsets_ptr": "i64"}
     for element, grouped in (("fp32", False), ("fp32", True), ("bf16", True), ("fp16", True), ("fp64", True)):
         name = f"the float64 scatter of {element}, {'grouped' if grouped else 'one group'},"
-        yield name, _scatter_kernel, dict(pointers, x_ptr=element, s_ptr="fp64"), dict(PLAIN, GROUPED=grouped)
+        yield name, _scatter_kernel, dict(pointers, x_ptr=element), dict(PLAIN, GROUPED=grouped)
 
 
 def _sliced() -> Iterator[Variant]:
     from fastfid.kernels.scatter import SLICED, SLICES, _slice_kernel, _sliced_scatter_kernel
 
-    slicing = dict(order_ptr="i64", group_ptr="i64", shift_ptr="fp64", scale_ptr="fp64", slices_ptr="i8", x_ptr="fp32")
-    product = dict(slices_ptr="i8", offsets_ptr="i64", scale_ptr="fp64", delta_ptr="fp64", weight_ptr="fp64")
+    slicing = {"slices_ptr": "i8", "x_ptr": "fp32", "shift_ptr": "fp64", "scale_ptr": "fp64"}
+    slicing |= {"order_ptr": "i64", "group_ptr": "i64"}
+    product = dict.fromkeys(("scale_ptr", "delta_ptr", "weight_ptr", "s_ptr"), "fp64")
+    product |= {"slices_ptr": "i8", "offsets_ptr": "i64"}
     for grouped in (False, True):
         of = "grouped" if grouped else "one group"
         yield f"slices, {of},", _slice_kernel, slicing, dict(SLICES, GROUPED=grouped)
-        pointers = dict(product, s_ptr="fp64")
-        yield f"the sliced scatter, {of},", _sliced_scatter_kernel, pointers, dict(SLICED, GROUPED=grouped)
+        yield f"the sliced scatter, {of},", _sliced_scatter_kernel, product, dict(SLICED, GROUPED=grouped)
