@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastfid.errors import IncomparableError
@@ -12,13 +12,66 @@ _IDENTITY = ("fingerprint", "extractor", "weights_sha256")
 _LISTS = ("source", "skipped", "shards")
 
 
-def parsed(text: str) -> dict[str, Any]:
-    """The JSON object in ``text``, or {} where that is something else."""
+def parsed(text: str, *, strict: bool, where: str = "") -> dict[str, Any]:
+    """The JSON object in ``text``; where that is something else, {}, or a ValueError if ``strict``.
+
+    What says how statistics were made (there is a "fingerprint") is checked by type, since it decides what they may be
+    compared with.
+    """
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError) as error:
+        if strict:
+            raise ValueError(f"{where} [metadata]: no JSON: {error}") from error
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        if strict:
+            raise ValueError(f"{where} [metadata]: JSON of a {type(found).__name__}; accepted: an object")
+        return {}
+    if strict and "fingerprint" in found:
+        _check_types(found, where)
+    return found
+
+
+def _check_types(metadata: Mapping[str, Any], where: str) -> None:
+    for key, (accepted, check) in _TYPES.items():
+        if key == "protocol" and key not in metadata:
+            raise ValueError(f"{where} [metadata]: a fingerprint without a protocol")
+        if key in metadata and not check(metadata[key]):
+            raise ValueError(f"{where} [metadata]: {key} is {metadata[key]!r:.80}; accepted: {accepted}")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+
+
+def _is_shards(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(entry, list)
+        and len(entry) == 3
+        and isinstance(entry[0], str)
+        and all(type(number) is int for number in entry[1:])
+        and 0 <= entry[1] < entry[2]
+        for entry in value
+    )
+
+
+_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("fingerprint", "protocol", "extractor", "metric", "precision"), ("a text", _is_text)),
+    **dict.fromkeys(("weights", "weights_sha256", "tap"), ("a text or null", _is_text_or_none)),
+    "source": ("a text or a list", lambda value: isinstance(value, (str, list))),
+    **{key: ("a list", lambda value: isinstance(value, list)) for key in ("skipped", "notes")},
+    "n": ("a whole number or null", _is_count),
+    "shards": ("a list of [set, INDEX, OF] with 0 ≤ INDEX < OF", _is_shards),
+}
 
 
 def require_alike(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:

@@ -96,6 +96,10 @@ class OutputError(FastFIDError, OSError):
         return (type(self), (self.path, self.reason, self.moments))
 
 
+class WorkerError(FastFIDError, ChildProcessError):
+    """A decoding process died; the message says which image it was reading."""
+
+
 class CacheError(FastFIDError, ValueError):
     """A file of the cache, or a checkpoint, is damaged, of another format, or belongs to another run."""
 

@@ -10,11 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import fastfid
-from fastfid import _metadata, _progress
+from fastfid import _metadata, _moments_io, _progress
 from fastfid._checks import whole_number
 from fastfid._dispatch import report
 from fastfid._shown import shown
@@ -231,9 +230,9 @@ class Job:
     def _load(self, path: Path) -> Moments:
         """Statistics; for sFID the spatial ones of a foreign (ADM) file, and "mu", "sigma" of one of our own."""
         if self.protocol.tap == "spatial":
-            with np.load(path, allow_pickle=False) as archive:
-                if "mu_s" in archive.files or "format" not in archive.files:
-                    return Moments.load(path, keys=("mu_s", "sigma_s"))
+            names = _moments_io.names(path)
+            if "mu_s" in names or "format" not in names:
+                return Moments.load(path, keys=("mu_s", "sigma_s"))
         return Moments.load(path)
 
     def measure(self, opened: Opened) -> Side:

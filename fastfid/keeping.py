@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fastfid._files import is_own
 from fastfid._output import Target
 from fastfid.cache import Entry, FeatureCache, Recording, features_key, identify, record_checkpoints, refusal
 from fastfid.errors import CacheWarning
@@ -116,7 +117,12 @@ class Keeping:
             return None, None
         reason, identity = refusal(source, extractor.name, extractor.weights), None
         if reason is None:
-            identity = self.cache.identify(source) if self.cache else identify(source, read=False, warn=self.warn)
+            try:
+                identity = self.cache.identify(source) if self.cache else identify(source, read=False, warn=self.warn)
+            except OSError as error:  # whether that file is an image is for its decoder to say
+                if is_own(error):
+                    raise
+                reason = f"{source.description}: not kept, since a file of it can't be read: {error}"
         if identity is None or extractor.weights is None:
             self.warn(CacheWarning, reason or f"{source.description}: what it holds can't be known without reading it")
             return None, None

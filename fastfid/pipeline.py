@@ -156,12 +156,14 @@ def features_of(
     staging, inputs = Staging(resampler(device)[0]), _Inputs(protocol, extractor, device)
     with closing(reading.batches(source, start)) as batches:
         for batch in batches:
-            rows = None
+            rows = pixels = None
             if batch.names:
                 with torch.no_grad():
                     pixels = staging(batch.images)
                     rows = extractor(_resampled(pixels, protocol, device, inputs.of(len(batch))))
-            yield FeatureBatch(rows, batch.names, batch.bad)
+            made = FeatureBatch(rows, batch.names, batch.bad)
+            del batch, pixels, rows  # not held while the next is waited for
+            yield made
 
 
 def extract(

@@ -250,6 +250,6 @@ def test_failing_disks_are_no_identity(tmp_path: Path, monkeypatch: pytest.Monke
         def fileno(self) -> int:
             return os.open(folder / "000.png", os.O_RDONLY)
 
-    monkeypatch.setattr(content.Path, "open", lambda *_args, **_kwargs: Failing())
+    monkeypatch.setattr(content, "open_regular", lambda _path: Failing())
     with pytest.raises(OSError, match="Input/output"):
         digest(folder)

@@ -195,7 +195,7 @@ def test_npz_members(tmp_path: Path) -> None:
 
 def test_objects_in_files_are_never_unpickled(tmp_path: Path) -> None:
     objects = np.array([{"a": 1}], dtype=object)
-    with pytest.raises(TypeError, match="got object"):
+    with pytest.raises(ValueError, match=r"set\.npz \[arr_0\]: holds pickled Python objects"):
         open_source(save_npz(tmp_path / "set.npz", arr_0=objects))
     np.save(tmp_path / "set.npy", objects)
     with pytest.raises(ValueError, match=r"not a readable \.npy"):
@@ -285,7 +285,7 @@ def test_npz_whose_data_do_not_fit_its_header(tmp_path: Path, change: int) -> No
     content = stream.getvalue()
     with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
         archive.writestr("arr_0.npy", content[:change] if change < 0 else content + b"x" * change)
-    with pytest.raises(ValueError, match="ends before its last image" if change < 0 else "more data than the header"):
+    with pytest.raises(ValueError, match="only 9215 bytes follow" if change < 0 else "more data than the header"):
         list(open_source(tmp_path / "set.npz").batches(3))
 
 

@@ -19,6 +19,7 @@ import torch
 from images import KINDS, photo, photos, png, write_folder, write_zip
 
 import fastfid.sources.loader as loader_module
+import fastfid.sources.reader as reader_module
 from fastfid.errors import BadImageError
 from fastfid.resample import RaggedImages
 from fastfid.sources import ImageBatch, Source, open_source
@@ -174,7 +175,7 @@ def test_a_batch_crosses_as_one_tensor(tmp_path: Path) -> None:
     """However many images: what the worker sends holds a single tensor."""
     path = write_folder(tmp_path, [photo(0), photo(1, 5, 9), photo(2)])
     source = open_source(path)
-    decoded = loader_module.decode_batch(source._reader(), np.arange(3), False)
+    (decoded,) = reader_module.decode_batches(source._reader(), np.arange(3), False)
     tensors = [field for field in decoded if isinstance(field, torch.Tensor)]
     assert [tensor.numel() for tensor in tensors] == [2 * 24 * 32 * 3 + 5 * 9 * 3]
 

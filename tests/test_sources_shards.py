@@ -48,7 +48,9 @@ def make(kind: str, folder: Path) -> Source:
 
 def read(source: Source, size: int = 3, **options: Any) -> list[bytes]:
     batches = list(source.batches(size, **options))
-    assert all(len(batch) == size for batch in batches[:-1])
+    begin = -options.get("start", 0) % size if source.count is not None else 0  # the rest of the batch it falls into
+    assert all(len(batch) == size for batch in batches[1 if begin else 0 : -1])
+    assert not begin or not batches or len(batches) == 1 or len(batches[0]) == begin
     return [image.numpy().tobytes() for batch in batches for image in batch.images]
 
 
@@ -119,7 +121,7 @@ def test_part_of_a_stored_npz_that_holds_less_than_it_says(tmp_path: Path) -> No
             np.lib.format.write_array_header_1_0(member, header)
             member.write(IMAGES[:10].tobytes())
         archive.writestr("other.bin", bytes(IMAGES[0].size))
-    with pytest.raises(ValueError, match=r"arr_0\] is damaged: .* bytes do not hold"):
+    with pytest.raises(ValueError, match=r"arr_0\]: .* only 23040 bytes follow"):
         read(open_source(path), shard=Shard(1, 2))
 
 

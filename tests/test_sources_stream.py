@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -192,6 +193,13 @@ class Files(Dataset):
         return Image.open(self.paths[index])
 
 
+class Full:
+    """A path that can't be opened for want of descriptors."""
+
+    def __fspath__(self) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_bad_images_of_a_dataset(tmp_path: Path, num_workers: int) -> None:
     write_folder(tmp_path, IMAGES[:5])
@@ -205,5 +213,9 @@ def test_bad_images_of_a_dataset(tmp_path: Path, num_workers: int) -> None:
     np.testing.assert_array_equal(batch.images.numpy(), IMAGES[[0, 2, 4]])
     dataset = Files(tmp_path)
     (tmp_path / "004.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"004\.png"):  # the Dataset's own trouble: not skipped
+    (batch,) = open_source(dataset).batches(8, num_workers=num_workers, skip_bad=True)
+    assert [error.name for error in batch.bad] == ["1", "3", "4"]
+    assert "004.png" in batch.bad[2].reason
+    dataset.paths[0] = Full()
+    with pytest.raises(OSError, match="Too many open files"):  # the process's own trouble: not skipped
         read(open_source(dataset), skip_bad=True, num_workers=num_workers)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fastfid._files import reading
 from fastfid._output import Target
 from fastfid.cache import tensorfile
 from fastfid.cache.key import CACHE_FORMAT, Key
@@ -101,7 +102,9 @@ def stated(file: TensorFile, kind: str) -> tuple[dict[str, Any], dict[str, Any]]
     wanted, found = f"fastfid {kind} {CACHE_FORMAT}", file.metadata.get("format")
     if found != wanted:
         raise CacheError(f"{str(file.path)!r} is not a {wanted!r} file but {found!r}; remove it, or name another")
-    try:
-        return dict(json.loads(file.metadata["facts"])), dict(json.loads(file.metadata["run"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"{str(file.path)!r} is damaged: it does not say what it was made with") from error
+    said = "{place!r} is damaged: it does not say what it was made with ({reason})"
+    with reading(file.path, error=CacheError, say=said):
+        facts, run = json.loads(file.metadata["facts"]), json.loads(file.metadata["run"])
+        if not (isinstance(facts, dict) and isinstance(run, dict)):
+            raise ValueError("no JSON objects")
+        return facts, run

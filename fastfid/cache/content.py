@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastfid._files import NotRegularError, open_regular
 from fastfid._output import sweep
 from fastfid.cache import tensorfile
 from fastfid.errors import CacheError, CacheWarning, FastFIDWarning
@@ -205,16 +206,18 @@ def _file_digest(path: str, run: Callable[..., Iterable[bytes]] = map) -> bytes:
     """SHA-256 over the SHA-256 of each 4 MiB; 32 zeros for a file that may not be read, which is no image either."""
 
     def leaf(at: int) -> bytes:
-        with Path(path).open("rb", buffering=0) as part:
+        with open_regular(path) as part:
             part.seek(at)
             return _leaf(part)
 
     try:
-        with Path(path).open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size <= _LEAF_BYTES:
                 return hashlib.sha256(_leaf(file)).digest()
         return hashlib.sha256(b"".join(run(leaf, range(0, size, _LEAF_BYTES)))).digest()
+    except NotRegularError:
+        return bytes(32)
     except OSError as error:
         if error.errno not in _UNREADABLE:
             raise

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastfid._files import reading
 from fastfid.cache.tensorfile import TensorFile
 from fastfid.errors import BadImageError, CacheError
 
@@ -56,19 +57,15 @@ def from_file(file: TensorFile) -> tuple[PassState, dict[str, Any]]:
     Raises:
         CacheError: the file is damaged or holds no state of a pass.
     """
-    record = file.array(_RECORD).tobytes()
-    try:
-        facts = _unpacked(json.loads(record), file)
+    said = "{place!r} holds no state of a pass that this fastfid understands: {reason}"
+    with reading(file.path, error=CacheError, say=said):
+        facts = _unpacked(json.loads(file.array(_RECORD).tobytes()), file)
         made = {name: facts.pop(name) for name in PassState.__dataclass_fields__}
         made["skipped"] = tuple(BadImageError(*bad) for bad in made["skipped"])
         made["notes"] = tuple(made["notes"])
+        if type(made["read"]) is not int or made["read"] < 0 or not isinstance(made["moments"], dict):
+            raise ValueError(f"its pass has read {made['read']!r} images into a {type(made['moments']).__name__}")
         return PassState(**made), facts
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, CacheError):
-            raise
-        raise CacheError(
-            f"{str(file.path)!r} holds no state of a pass that this fastfid understands: {error!r}"
-        ) from error
 
 
 def _packed(value: Any, name: str, arrays: dict[str, NDArray[Any]]) -> Any:

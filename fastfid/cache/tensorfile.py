@@ -28,6 +28,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastfid._files import open_regular, reading
 from fastfid._output import Target
 from fastfid.errors import CacheError
 
@@ -186,19 +187,14 @@ class TensorFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        with self.path.open("rb") as file:
-            try:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                self._start, header = _header(self._map)
-                self.metadata: dict[str, str] = dict(header.pop("__metadata__"))
-                self.extents = {name: _extent(entry) for name, entry in header.items()}
-                self._digests = dict(json.loads(self.metadata.pop(_DIGESTS)))
-                _require_contiguous(list(self.extents.values()), len(self._map) - self._start)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                reason = f"no {error}" if isinstance(error, KeyError) else error
-                raise CacheError(
-                    f"{os.fspath(path)!r} is damaged or not a file of fastfid's cache: {reason}"
-                ) from error
+        damaged = "{place!r} is damaged or not a file of fastfid's cache: {reason}"
+        with reading(path, error=CacheError, say=damaged), open_regular(path) as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._start, header = _header(self._map)
+            self.metadata = _texts(header.pop("__metadata__"))
+            self.extents = {name: _extent(entry) for name, entry in header.items()}
+            self._digests = _texts(json.loads(self.metadata.pop(_DIGESTS)))
+            _require_contiguous(list(self.extents.values()), len(self._map) - self._start)
         self._sound: set[str] = set()
 
     def array(self, name: str) -> NDArray[Any]:
@@ -234,9 +230,16 @@ def _header(content: mmap.mmap) -> tuple[int, dict[str, Any]]:
     return 8 + length, header
 
 
+def _texts(found: Any) -> dict[str, str]:
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError("its metadata are not texts by name")
+    return found
+
+
 def _extent(entry: Mapping[str, Any]) -> Extent:
-    dtype, (begin, end) = entry["dtype"], entry["data_offsets"]
-    shape = tuple(int(length) for length in entry["shape"])
+    dtype, (begin, end), shape = entry["dtype"], entry["data_offsets"], tuple(entry["shape"])
+    if any(type(number) is not int for number in (begin, end, *shape)):
+        raise ValueError(f"an array at {begin!r} to {end!r} of shape {list(shape)!r}; these are whole numbers")
     if dtype not in _DTYPES:
         raise ValueError(f"an array of dtype {dtype!r}")
     if min((*shape, begin), default=0) < 0 or end - begin != prod(shape) * _DTYPES[dtype].itemsize:

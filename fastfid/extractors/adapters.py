@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastfid._arithmetic import stated
+from fastfid._files import check_sums, reading
 from fastfid.extractors.folded import FoldedInception
 from fastfid.extractors.inception import TAPS, InceptionV3, check_images, check_taps
 from fastfid.extractors.precision import PRECISIONS, RangeGuard, check_precision
@@ -239,14 +240,16 @@ def _from_file(path: Path, name: str | None, device: str | torch.device | None) 
     if not path.is_file():
         raise ValueError(f"extractor={str(path)!r}: no such file; expected a TorchScript file, a module or a callable")
     target = _device(device or "cpu")
-    try:
-        module = torch.jit.load(str(path), map_location=target)  # type: ignore[no-untyped-call, unused-ignore]
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise ValueError(
-            f"extractor={str(path)!r} can't be read as TorchScript: {reason}. A state dict of the FID network is given "
-            "as weights, not as the extractor."
-        ) from error
+    how = (
+        "extractor={place!r} can't be read as TorchScript: {reason}. A state dict of the FID network is given as "
+        "weights, not as the extractor."
+    )
+    with reading(path, say=how):
+        check_sums(path)
+        try:
+            module = torch.jit.load(str(path), map_location=target)  # type: ignore[no-untyped-call, unused-ignore]
+        except RuntimeError as error:
+            raise ValueError(str(error).strip().split("\n", 1)[0]) from error
     sha256 = file_sha256(path)
     info = WeightsInfo(path, sha256, "argument", False, f"{path.name} (sha256 {sha256[:8]})")
     return _from_module(module, name or path.stem, info, target)

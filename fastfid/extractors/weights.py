@@ -30,6 +30,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastfid._files import check_sums, open_regular, open_zip, reading
 from fastfid.errors import WeightsCorruptError, WeightsNotFoundError
 from fastfid.extractors.inception import parameter_shapes
 from fastfid.extractors.random_weights import DEFAULT_SEED, random_state
@@ -116,7 +117,7 @@ def load_weights(
     state, info = _find(weights, download, progress)
     if state is None:
         assert info.path is not None
-        state = read_state(info.path)
+        state = read_state(info.path, checked=not info.official)
     return state, info
 
 
@@ -139,26 +140,34 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path, *, checked: bool = True) -> dict[str, Tensor]:
     """Load a state dict of the FID network, with nothing executed from it.
+
+    Args:
+        path: the file.
+        checked: whether the CRCs of a zip archive are looked at first, which torch does not do; needless where the
+            file's hash is known.
 
     Raises:
         WeightsCorruptError: the file can't be read as one, or names, shapes or values are not this network's.
     """
-    if _is_torchscript(path):
+    with reading(path, error=WeightsCorruptError, say=f"cannot load weights from {{place}}: {{reason}}. {_REMEDY}"):
+        if checked:
+            check_sums(path)
+        script = _is_torchscript(path)
+    if script:
         raise WeightsCorruptError(
             f"{path} is a TorchScript archive, not a state dict; give it as the extractor (as_extractor(PATH)). "
             f"{_REMEDY}"
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (MemoryError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # a broken archive or pickle raises nearly anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower():
-            reason = "it holds objects other than tensors, which are never loaded from a weights file"
-        raise WeightsCorruptError(f"cannot load weights from {path}: {reason}. {_REMEDY}") from error
+    with reading(path, error=WeightsCorruptError, say=f"cannot load weights from {{place}}: {{reason}}. {_REMEDY}"):
+        try:
+            with open_regular(path) as file:
+                content = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            if "weights_only" in str(error).lower():
+                raise ValueError("it holds objects other than tensors, which are never loaded from it") from error
+            raise
     return check_state(content, str(path))
 
 
@@ -248,9 +257,10 @@ def _find(
 
 def _is_torchscript(path: Path) -> bool:
     """Whether a zip archive has TorchScript's table of constants."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
+    with open_regular(path) as file:
+        if not zipfile.is_zipfile(file):
+            return False
+    with open_zip(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
@@ -265,7 +275,7 @@ def _file_info(path: Path, origin: str) -> WeightsInfo:
 def _named_file(path: Path, origin: str) -> WeightsInfo:
     """The file that the caller or the variable names, whatever its hash."""
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+        what = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
         given = "weights" if origin == "argument" else origin
         raise WeightsNotFoundError(
             f"{given}={str(path)!r} {what}; expected a state dict such as {FILE_NAMES[0]}, or random or random:SEED"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import zipfile
-import zlib
-from io import BytesIO
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
-from fastfid.errors import BadImageError, EmptySourceError
+from fastfid._files import open_regular, open_zip, reading
+from fastfid.errors import EmptySourceError
 from fastfid.sources.base import Content, Pixels
-from fastfid.sources.decode import Decode, decode_image
-from fastfid.sources.loader import DecodedSource, Reader
+from fastfid.sources.decode import Decode, bad_image, decode_image
+from fastfid.sources.loader import DecodedSource
+from fastfid.sources.members import opened_member
+from fastfid.sources.reader import Reader
 
 
 class ZipSource(DecodedSource):
@@ -30,11 +31,9 @@ class ZipSource(DecodedSource):
     def __init__(self, path: str, decode: Decode) -> None:
         self.path = path
         self.description = path
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = {name for name in archive.namelist() if not name.endswith("/")}
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{path!r} is not a readable zip archive ({error}); was it copied whole?") from error
+        unreadable = "{place} is not a readable zip archive ({reason}); was it copied whole?"
+        with reading(path, say=unreadable), open_zip(path) as archive:
+            members = {name for name in archive.namelist() if not name.endswith("/")}
         images = {name for name in members if decode.accepts(name)}
         forks = {name for name in images if name.startswith("__MACOSX/")}
         self.names = sorted(name for name in images - forks if decode.hidden or not _is_hidden(name))
@@ -60,7 +59,7 @@ class _MemberReader(Reader):
     def __init__(self, path: str, names: list[str]) -> None:
         self.path = path
         self.names = names
-        self.opened: tuple[int, zipfile.ZipFile] | None = None  # and the process that did
+        self.opened: tuple[int, zipfile.ZipFile, IO[bytes]] | None = None  # with the process that did
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "names": self.names, "opened": None}
@@ -70,20 +69,23 @@ class _MemberReader(Reader):
 
     def read(self, index: int) -> Pixels:
         name = self.names[index]
-        if self.opened is None or self.opened[0] != os.getpid():
-            self.opened = (os.getpid(), zipfile.ZipFile(self.path))
-        try:
-            content = self.opened[1].read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            # Damaged, encrypted (RuntimeError) or packed by a method that Python lacks (NotImplementedError).
-            raise BadImageError(name, str(error), self.path) from error
-        pixels, wide = decode_image(BytesIO(content), name, self.path)
+        archive = self._archive()
+        with bad_image(name, self.path), opened_member(archive, name) as content:
+            pixels, wide = decode_image(content, name, self.path)
         self.wide += wide
         return pixels
+
+    def _archive(self) -> zipfile.ZipFile:
+        if self.opened is None or self.opened[0] != os.getpid():
+            with reading(self.path):
+                file = open_regular(self.path)
+                self.opened = (os.getpid(), zipfile.ZipFile(file), file)
+        return self.opened[1]
 
     def close(self) -> None:
         if self.opened is not None and self.opened[0] == os.getpid():
             self.opened[1].close()
+            self.opened[2].close()
         self.opened = None
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from math import prod
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastfid._files import open_regular, reading
+from fastfid._npz import read_header
 from fastfid.errors import EmptySourceError
 from fastfid.sources.base import Batches, Content, ImageBatch, Layout, Plan, Source, chunks
 
@@ -22,6 +26,20 @@ _CONVERT = {
     ),
     "bool": "Convert first: x.astype(uint8) * 255 makes True white.",
     "int": "If the values lie in 0–255, cast to uint8 first; 16-bit images need a scale of your choice (x // 257).",
+}
+
+
+_FEATURES = (
+    "If these are features [n, d], take their moments, fastfid.Moments.from_features(x), and pass those in place of "
+    "the images"
+)
+_NO_IMAGES = {
+    (True, 2): f"{_FEATURES}; if a covariance, see fastfid.Moments.from_statistics(mean, cov).",
+    (True, 1): "If this is a mean, see fastfid.Moments.from_statistics(mean, cov).",
+    (True, 0): "It is a single number.",
+    (False, 2): f"{_FEATURES}, as float32.",
+    (False, 1): "These look like labels: the images are in another array, or another file.",
+    (False, 0): "It is a single value.",
 }
 
 
@@ -50,7 +68,8 @@ class ArraySource(Source):
         return Content("", (self.kind, self.layout, str(list(self.array.shape))), array=self.array)
 
     def _batches(self, plan: Plan) -> Batches:
-        for part in chunks(self._order(plan), plan.batch_size):
+        image_bytes = 3 * prod(self.array.shape[1:]) // self.array.shape[self.layout.index("C")]
+        for part in chunks(self._order(plan), plan, image_bytes):
             first, last = int(part[0]), int(part[-1])
             piece = self.array[first : last + 1] if last - first + 1 == len(part) else self.array[part]
             yield ImageBatch(to_rgb(piece, self.layout), tuple(str(index) for index in part))
@@ -62,11 +81,13 @@ class NpySource(ArraySource):
     kind: ClassVar[str] = "npy"
 
     def __init__(self, path: str, layout: Layout) -> None:
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{path!r} is not a readable .npy array of images: {error}") from error
-        check_order(array.flags.f_contiguous and not array.flags.c_contiguous, path)
+        with reading(path, say="{place} is not a readable .npy array of images: {reason}"), open_regular(path) as file:
+            header = read_header(file, os.fstat(file.fileno()).st_size)
+            array: NDArray[Any] = np.empty(header.shape if header.size == 0 else 0, header.dtype)
+            if header.size:
+                order: Literal["F", "C"] = "F" if header.fortran else "C"
+                array = np.memmap(file, header.dtype, "r", file.tell(), header.shape, order)
+        check_order(header.fortran and array.ndim > 1, path)
         super().__init__(array, layout, path)
 
     def content(self) -> Content:
@@ -77,6 +98,8 @@ class NpySource(ArraySource):
 def check_images(shape: Sequence[int], dtype: Any, layout: Layout, what: str) -> tuple[int, int]:
     """Fail unless these are uint8 images; returns (number, channels)."""
     kind = _kind(dtype)
+    if kind != "uint8" and len(shape) < 3:
+        raise TypeError(f"{what}: {kind} {list(shape)} is no set of images. {_NO_IMAGES['float' in kind, len(shape)]}")
     if kind != "uint8":
         family = next((key for key in _CONVERT if key in kind), "int")
         raise TypeError(f"{what}: images must be uint8, got {kind}. {_CONVERT[family]}")

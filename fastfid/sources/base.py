@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -14,6 +14,14 @@ from numpy.typing import NDArray
 from fastfid._checks import whole_number
 from fastfid.errors import BadImageError
 from fastfid.resample import RaggedImages
+
+MAX_PIXELS = 2**30
+"""Images of more pixels (3 GB as RGB) are refused. Pillow's own limit, a sixth of this, is set aside: whoever measures
+a set of images made or chose them, and 16384×16384 maps are evaluated as they are."""
+
+BATCH_BYTES = 2**28
+"""A batch is closed before its pixels are more than this, so that memory depends on the images' sizes no more than on
+their number; an image of more is a batch by itself."""
 
 Layout: TypeAlias = Literal["NHWC", "NCHW"]
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -139,7 +147,8 @@ class Source(ABC):
             shard: read only one of ``shard.of`` pieces, which together are the set, each image once. Where images can
                 be indexed, piece i of K is the run from n·i // K to n·(i + 1) // K of what ``limit`` leaves; of a
                 stream, every K-th image from the i-th on.
-            start: leave out this many images of the shard at its beginning, as a run that is resumed does.
+            start: leave out this many images of the shard at its beginning, as a run that is resumed does. The
+                batches are those of the whole shard: the first is the rest of the one that ``start`` falls into.
             block: leave out, before the pieces are made, what lies beyond the last whole multiple of this, unless that
                 is everything; only for sets that can be indexed.
 
@@ -187,20 +196,46 @@ class Source(ABC):
         return f"<{type(self).__name__} {self.description}, {'?' if self.count is None else self.count} images>"
 
 
-def chunks(order: Order, size: int) -> Iterator[Order]:
-    """``order`` in pieces of ``size``; the last is what is left."""
-    for begin in range(0, len(order), size):
-        yield order[begin : begin + size]
+def chunks(order: Order, plan: Plan, image_bytes: int = 1) -> Iterator[Order]:
+    """``order`` in batches: those of the whole shard, whose first ``plan.start`` images ``order`` lacks.
+
+    Each run of ``batch_size`` images of the shard is cut by itself where they have more than BATCH_BYTES, so that the
+    batches are the same wherever a pass goes on. The last holds what is left.
+
+    Args:
+        order: the indices from ``plan.start`` on.
+        plan: the size, and the start.
+        image_bytes: of one image, where all have the same.
+    """
+    most = min(plan.batch_size, max(1, BATCH_BYTES // max(1, image_bytes)))
+    begin, size = 0, plan.batch_size
+    while begin < len(order):
+        within = (plan.start + begin) % size
+        end = begin + min(most, size - within)
+        yield order[begin:end]
+        begin = end
 
 
-def pack(images: Sequence[Pixels]) -> tuple[torch.Tensor, tuple[tuple[int, int], ...] | None]:
-    """[H, W, 3] arrays → (one tensor [n, H, W, 3], None), or (their pixels end to end, their sizes) if these differ."""
+def pack(images: list[Pixels]) -> tuple[torch.Tensor, tuple[tuple[int, int], ...] | None]:
+    """[H, W, 3] arrays → (one tensor [n, H, W, 3], None), or (their pixels end to end, their sizes) if these differ.
+
+    ``images`` is empty afterwards: each is let go when it is copied, so that a batch is not held twice.
+    """
     if not images:
         return torch.empty((0, 0, 0, 3), dtype=torch.uint8), None
-    if len({image.shape for image in images}) == 1:
-        return torch.from_numpy(np.stack(images)), None
-    flat = np.concatenate([image.reshape(-1) for image in images])
-    return torch.from_numpy(flat), tuple((image.shape[0], image.shape[1]) for image in images)
+    if len(images) == 1:
+        pixels = images.pop()[None]
+        return torch.from_numpy(pixels if pixels.flags.writeable and pixels.flags.c_contiguous else pixels.copy()), None
+    sizes = tuple((image.shape[0], image.shape[1]) for image in images)
+    flat = np.empty(sum(image.size for image in images), np.uint8)
+    end = len(flat)
+    while images:
+        image = images.pop()
+        flat[end - image.size : end] = image.reshape(-1)
+        end -= image.size
+    if len(set(sizes)) == 1:
+        return torch.from_numpy(flat.reshape(len(sizes), *sizes[0], 3)), None
+    return torch.from_numpy(flat), sizes
 
 
 def unpack(pixels: torch.Tensor, sizes: tuple[tuple[int, int], ...] | None) -> torch.Tensor | RaggedImages:

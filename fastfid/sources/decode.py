@@ -16,20 +16,20 @@ NVIDIA's reader (EDM, StyleGAN) does not convert: it takes 8-bit greyscale and R
 
 from __future__ import annotations
 
-import errno
 import os
-import threading
-from collections.abc import Generator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
 
+from fastfid._files import is_own, named, open_regular, reason
+from fastfid._npz import read_header
 from fastfid.errors import BadImageError
-from fastfid.sources.base import Pixels
+from fastfid.sources import base
+from fastfid.sources.base import MAX_PIXELS, Pixels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,18 +37,7 @@ if TYPE_CHECKING:
 IMAGE_EXTENSIONS = frozenset({"bmp", "jpg", "jpeg", "pgm", "png", "ppm", "tif", "tiff", "webp"})
 """The extensions that pytorch-fid and clean-fid look for."""
 
-MAX_PIXELS = 2**30
-"""Images of more pixels (3 GB as RGB) are refused. Pillow's own limit, a sixth of this, is set aside: whoever measures
-a set of images made or chose them, and 16384×16384 maps are evaluated as they are."""
-
-_pillow_limit = threading.Lock()
-if hasattr(os, "register_at_fork"):  # a process forked while a thread holds the lock would wait for it for ever
-    os.register_at_fork(
-        before=_pillow_limit.acquire, after_in_parent=_pillow_limit.release, after_in_child=_pillow_limit.release
-    )
-
-# What the operating system says of a file; anything else it may say (out of memory, of descriptors) is not the file's.
-_FILE_ERRORS = {None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG}
+__all__ = ["IMAGE_EXTENSIONS", "MAX_PIXELS", "Decode", "bad_image", "decode_image", "rgb_pixels"]
 
 
 @dataclass(frozen=True)
@@ -91,11 +80,11 @@ class Decode:
         return ", ".join("." + kind for kind in kinds) + " (in any case)"
 
 
-def decode_image(file: Path | BytesIO, name: str, where: str) -> tuple[Pixels, bool]:
+def decode_image(file: Path | IO[bytes], name: str, where: str) -> tuple[Pixels, bool]:
     """The pixels of one image file, by its path or content, and whether they were wide (more than 8 bits, clipped).
 
     Args:
-        file: a path, or the file's bytes.
+        file: a path, or the file's bytes, which can be sought.
         name: what to call it in errors; ``.npy`` at its end means an array file.
         where: the set it belongs to, for errors.
 
@@ -103,73 +92,76 @@ def decode_image(file: Path | BytesIO, name: str, where: str) -> tuple[Pixels, b
         uint8 [H, W, 3], possibly read-only; and whether the file was greyscale of 16 or 32 bits or float.
 
     Raises:
-        BadImageError: not an image, truncated, damaged, unreadable, or larger than MAX_PIXELS.
+        BadImageError: not an image, truncated, damaged, unreadable, no regular file, or larger than MAX_PIXELS.
+        OSError: this process has no memory or descriptors left; names the file.
     """
-    try:
-        if name.lower().endswith(".npy"):
-            return _load_npy(file), False
-        with _opened(file) as image:
-            return rgb_pixels(image), image.mode[0] in "IF"
-    except MemoryError:
-        raise
-    except OSError as error:
-        if error.errno not in _FILE_ERRORS:
-            raise
-        raise BadImageError(name, _reason(error, file), where) from error
-    except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them stumble over
-        raise BadImageError(name, _reason(error, file), where) from error
+    with bad_image(name, where, file if isinstance(file, Path) else None):
+        if not isinstance(file, Path):
+            return _decoded(file, name)
+        with open_regular(file) as content:
+            return _decoded(content, name)
 
 
 @contextmanager
-def _opened(file: Path | BytesIO) -> Generator[Image.Image, None, None]:
-    """Image.open without Pillow's limit on pixels, which is a global, hence the lock; it guards opening alone."""
-    from PIL import Image
+def bad_image(name: str, where: str, path: Path | None = None) -> Iterator[None]:
+    """Whatever reading an image raises is that image's fault, except what is the process's own trouble."""
+    try:
+        yield
+    except BadImageError:
+        raise
+    except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them stumble over
+        if is_own(error):
+            raise named(error, f"{name} in {where}" if where else name) from error
+        broken = isinstance(error, FileNotFoundError) and path is not None and path.is_symlink()
+        why = "a symbolic link to a file that does not exist" if broken else reason(error)
+        raise BadImageError(name, why, where) from error
 
-    with _pillow_limit:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            image = Image.open(file)
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-    with image:
-        yield image
+
+def _decoded(file: IO[bytes], name: str) -> tuple[Pixels, bool]:
+    if name.lower().endswith(".npy"):
+        return _load_npy(file), False
+    from PIL import UnidentifiedImageError
+
+    from fastfid.sources._pillow import opened
+
+    try:
+        with opened(file) as image:
+            return rgb_pixels(image), image.mode[0] in "IF"
+    except UnidentifiedImageError as error:
+        empty = file.seek(0, os.SEEK_END) == 0
+        raise ValueError(
+            "the file is empty" if empty else "not an image, or of a format that the installed Pillow can't read"
+        ) from error
 
 
 def rgb_pixels(image: Image.Image) -> Pixels:
     """``image.convert("RGB")`` as an array."""
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width}×{height} pixels are more than fastfid reads ({MAX_PIXELS} a file)")
-    if image.mode == "RGB":
-        return np.asarray(image)
-    image.load()
-    # Pixels do not depend on this entry, but with it Pillow warns that transparency is lost: it is, see above.
-    image.info.pop("transparency", None)
-    return np.asarray(image.convert("RGB"))
+    if width * height > base.MAX_PIXELS:
+        raise ValueError(f"{width}×{height} pixels are more than fastfid reads ({base.MAX_PIXELS} a file)")
+    if image.mode != "RGB":
+        image.load()
+        # Pixels do not depend on this entry, but with it Pillow warns that transparency is lost: it is, see above.
+        image.info.pop("transparency", None)
+    from fastfid.sources._pillow import rgb_array
+
+    return rgb_array(image)
 
 
-def _load_npy(file: Path | BytesIO) -> Pixels:
+def _load_npy(file: IO[bytes]) -> Pixels:
     """An image stored as an array: its first three channels, or its only one three times."""
-    array = np.load(file, allow_pickle=False)
-    if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
-        kind = array.dtype if isinstance(array, np.ndarray) else "an archive"
-        raise ValueError(f"holds {kind}; an image in a .npy file must be uint8 [height, width, channels]")
-    if array.ndim == 2:
-        array = array[:, :, None]
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
-        raise ValueError(f"has shape {list(array.shape)}; an image is [height, width] or [height, width, 1, 3 or 4]")
-    return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else np.ascontiguousarray(array[:, :, :3])
-
-
-def _reason(error: Exception, file: Path | BytesIO) -> str:
-    """What the decoder said, made readable where Pillow speaks of Python objects."""
-    from PIL import UnidentifiedImageError
-
-    if isinstance(error, UnidentifiedImageError):
-        size = file.stat().st_size if isinstance(file, Path) else len(file.getvalue())
-        return "the file is empty" if size == 0 else "not an image, or of a format that the installed Pillow can't read"
-    if isinstance(error, FileNotFoundError) and isinstance(file, Path) and file.is_symlink():
-        return "a symbolic link to a file that does not exist"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return str(error) or type(error).__name__
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    header = read_header(file, size)
+    if header.dtype != np.uint8:
+        raise ValueError(f"holds {header.dtype}; an image in a .npy file must be uint8 [height, width, channels]")
+    shape = header.shape if len(header.shape) != 2 else (*header.shape, 1)
+    if len(shape) != 3 or shape[2] not in (1, 3, 4) or 0 in shape:
+        raise ValueError(f"has shape {list(header.shape)}; an image is [height, width] or [height, width, 1, 3 or 4]")
+    if shape[0] * shape[1] > base.MAX_PIXELS:
+        raise ValueError(f"{shape[1]}×{shape[0]} pixels are more than fastfid reads ({base.MAX_PIXELS} a file)")
+    content = file.read(header.size)
+    if len(content) != header.size:
+        raise ValueError(f"it ends after {len(content)} of {header.size} bytes of pixels")
+    array: Pixels = np.ndarray(shape, np.uint8, content, order="F" if header.fortran else "C")
+    return np.repeat(array, 3, axis=2) if shape[2] == 1 else np.ascontiguousarray(array[:, :, :3])

@@ -12,7 +12,8 @@ from typing import ClassVar
 from fastfid.errors import EmptySourceError
 from fastfid.sources.base import Content, Pixels
 from fastfid.sources.decode import Decode, decode_image
-from fastfid.sources.loader import DecodedSource, Reader
+from fastfid.sources.loader import DecodedSource
+from fastfid.sources.reader import Reader
 
 _LOOKED_BELOW = 100_000  # files in subfolders that are counted for the message about an empty folder
 

@@ -1,81 +1,25 @@
-"""Decoding ahead of the consumer: in worker processes, or on one background thread.
-
-A batch crosses from a worker as one uint8 tensor in shared memory, however many images it holds.
-"""
+"""Decoding ahead of the consumer: in worker processes (fastfid.sources.workers), or on one background thread."""
 
 from __future__ import annotations
 
+import collections
 import queue
-import signal
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
-import torch
-
-from fastfid.errors import BadImageError
-from fastfid.sources.base import Batches, ImageBatch, Order, Pixels, Plan, Source, chunks, pack, unpack
+from fastfid.sources import base
+from fastfid.sources.base import Batches, ImageBatch, Order, Plan, Source, chunks, unpack
+from fastfid.sources.reader import Decoded, Reader, Stopped, decode_batches
+from fastfid.sources.workers import by_workers
 
 T = TypeVar("T")
 
 WIDE = "have pixels of 16 or 32 bits or float; Pillow, and so every package, cuts them off at 255"
 
-_AHEAD = 2  # batches decoded before they are asked for, per worker or on the thread
-
-
-class Reader(ABC):
-    """Decodes members of a set by index. Picklable; holds no open file when it is pickled.
-
-    Attributes:
-        wide: how many images ``read`` gave whose pixels had more than 8 bits, since someone set it to 0.
-    """
-
-    wide = 0
-
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """What to call member ``index``."""
-
-    @abstractmethod
-    def read(self, index: int) -> Pixels:
-        """uint8 [H, W, 3]; raises BadImageError."""
-
-    def close(self) -> None:  # noqa: B027  # most keep nothing open
-        """Release what ``read`` keeps open."""
-
-
-class Decoded(NamedTuple):
-    """A decoded batch as it leaves a worker: ``base.pack``'s pair, names, errors (never raised there), Reader.wide."""
-
-    pixels: torch.Tensor
-    sizes: tuple[tuple[int, int], ...] | None
-    names: tuple[str, ...]
-    bad: tuple[BadImageError, ...]
-    wide: int
-
-
-class _Stopped(Exception):
-    """The consumer has left."""
-
-
-def decode_batch(reader: Reader, order: Order, skip_bad: bool, stop: threading.Event | None = None) -> Decoded:
-    """Read members in order; without ``skip_bad`` the first bad one ends the batch."""
-    images: list[Pixels] = []
-    names: list[str] = []
-    bad: list[BadImageError] = []
-    reader.wide = 0
-    for index in order:
-        if stop is not None and stop.is_set():
-            raise _Stopped
-        try:
-            images.append(reader.read(int(index)))
-            names.append(reader.name(int(index)))
-        except BadImageError as error:
-            bad.append(error)
-            if not skip_bad:
-                break
-    return Decoded(*pack(images), tuple(names), tuple(bad), reader.wide)
+_AHEAD = 2  # batches decoded before they are asked for
+_PATIENCE_S = 5.0
 
 
 class DecodedSource(Source):
@@ -92,14 +36,15 @@ class DecodedSource(Source):
         """A new reader of the members."""
 
     def _batches(self, plan: Plan) -> Batches:
-        reader, parts = self._reader(), list(chunks(self._order(plan), plan.batch_size))
+        reader, order = self._reader(), self._order(plan)
+        parts = list(chunks(order, plan))
         decoded: Generator[Decoded, None, None]
         if plan.num_workers > 0:
-            decoded = _by_workers(reader, parts, plan)
+            decoded = by_workers(reader, parts, plan.skip_bad, min(plan.num_workers, len(parts)), self.description)
         elif self.threaded:
-            decoded = ahead(lambda stop: (decode_batch(reader, part, plan.skip_bad, stop) for part in parts))
+            decoded = ahead(lambda stop: _decoded(reader, parts, plan, stop.is_set), size=_pixels_in)
         else:
-            decoded = (decode_batch(reader, part, plan.skip_bad) for part in parts)
+            decoded = _decoded(reader, parts, plan)
         # What a resumed pass saw before it was interrupted stays said; a new pass counts anew.
         notes, wide = self.notes if plan.start else tuple(n for n in self.notes if not n.endswith(WIDE)), 0
         try:
@@ -109,10 +54,24 @@ class DecodedSource(Source):
                 wide += batch.wide
                 if batch.wide:
                     self.notes = (*notes, f"{wide} images of {self.description} {WIDE}")
-                yield ImageBatch(unpack(batch.pixels, batch.sizes), batch.names, batch.bad)
+                made = ImageBatch(unpack(batch.pixels, batch.sizes), batch.names, batch.bad)
+                del batch
+                yield made
+                del made  # not held while the next is waited for
         finally:
             decoded.close()
             reader.close()
+
+
+def _decoded(
+    reader: Reader, parts: list[Order], plan: Plan, stopped: Callable[[], bool] = lambda: False
+) -> Generator[Decoded, None, None]:
+    for part in parts:
+        yield from decode_batches(reader, part, plan.skip_bad, stopped)
+
+
+def _pixels_in(batch: Decoded) -> int:
+    return batch.pixels.nbytes
 
 
 class _Failed(NamedTuple):
@@ -121,14 +80,18 @@ class _Failed(NamedTuple):
     error: BaseException
 
 
-def ahead(make: Callable[[threading.Event], Iterator[T]], depth: int = _AHEAD) -> Generator[T, None, None]:
+def ahead(
+    make: Callable[[threading.Event], Iterator[T]], depth: int = _AHEAD, size: Callable[[T], int] = lambda _: 0
+) -> Generator[T, None, None]:
     """Iterate ``make(stop)`` on a background thread, ``depth`` items ahead of the consumer.
 
+    The next item is begun only when those that the consumer has not done with are at most BATCH_BYTES, by ``size``.
     Closing the generator sets ``stop`` and waits for the thread, which looks at it between items, or oftener if the
-    iterator does.
+    iterator does; not longer than a few seconds, for one that hangs in a file system.
     """
     ready: queue.Queue[T | _Failed | None] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
+    stop, moved = threading.Event(), threading.Event()
+    sizes: collections.deque[int] = collections.deque()  # of the items that are under way
 
     def offer(item: T | _Failed | None) -> None:
         while not stop.is_set():
@@ -136,19 +99,32 @@ def ahead(make: Callable[[threading.Event], Iterator[T]], depth: int = _AHEAD) -
                 return ready.put(item, timeout=0.05)
             except queue.Full:
                 continue
-        raise _Stopped
+        raise Stopped
+
+    def items() -> None:
+        made = iter(make(stop))
+        while True:
+            while sum(sizes) > base.BATCH_BYTES and not stop.is_set():
+                moved.clear()
+                moved.wait(0.05)
+            try:
+                item = next(made)
+            except StopIteration:
+                return
+            sizes.append(size(item))
+            offer(item)
+            del item
 
     def run() -> None:
         try:
             try:
-                for item in make(stop):
-                    offer(item)
+                items()
                 offer(None)
-            except _Stopped:
+            except Stopped:
                 raise
             except BaseException as error:
                 offer(_Failed(error))
-        except _Stopped:
+        except Stopped:
             pass
 
     thread = threading.Thread(target=run, name="fastfid-decode", daemon=True)
@@ -158,45 +134,10 @@ def ahead(make: Callable[[threading.Event], Iterator[T]], depth: int = _AHEAD) -
             if isinstance(item, _Failed):
                 raise item.error
             yield item
+            del item
+            sizes.popleft()
+            moved.set()
     finally:
         stop.set()
-        thread.join()
-
-
-class _Decoder(torch.utils.data.Dataset[Decoded]):
-    """What runs in a worker: a list of indices in, a decoded batch out."""
-
-    def __init__(self, reader: Reader, skip_bad: bool) -> None:
-        self.reader = reader
-        self.skip_bad = skip_bad
-
-    def __getitem__(self, order: Order) -> Decoded:
-        return decode_batch(self.reader, order, self.skip_bad)
-
-
-def _as_is(batch: Any) -> Any:
-    """The collate function: batches come whole from the dataset."""
-    return batch
-
-
-def _leave_ctrl_c_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the parent ends its workers, who must not die holding a queue's lock."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _by_workers(reader: Reader, parts: list[Order], plan: Plan) -> Generator[Decoded, None, None]:
-    loader = torch.utils.data.DataLoader(
-        _Decoder(reader, plan.skip_bad),
-        batch_size=None,
-        sampler=parts,
-        num_workers=min(plan.num_workers, max(len(parts), 1)),
-        collate_fn=_as_is,
-        worker_init_fn=_leave_ctrl_c_to_the_parent,
-        prefetch_factor=_AHEAD,
-        generator=torch.Generator(),  # else the DataLoader draws its seed from, and moves, the global generator
-    )
-    workers = iter(loader)
-    try:
-        yield from workers
-    finally:
-        del workers, loader  # ends the processes
+        moved.set()
+        thread.join(timeout=_PATIENCE_S)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import Dataset
 
+from fastfid._files import is_own
 from fastfid.errors import BadImageError
 from fastfid.sources.arrays import REPEATED, to_rgb
 from fastfid.sources.base import Batches, ImageBatch, Layout, Pixels, Plan, Source, pack, unpack
 from fastfid.sources.items import Key, image_batches
-from fastfid.sources.loader import DecodedSource, Reader
+from fastfid.sources.loader import DecodedSource
+from fastfid.sources.reader import Reader
 
 
 class BatchesSource(Source):
@@ -114,8 +117,8 @@ class _DatasetReader(Reader):
         what = f"item {index} of {self.description}"
         try:
             found = list(image_batches(self.dataset[index], self.layout, what, self.key))
-        except (OSError, SyntaxError) as error:  # the latter is Pillow's word for a broken PNG
-            if isinstance(error, OSError) and error.errno is not None:
+        except (OSError, SyntaxError, EOFError, struct.error) as error:  # what Pillow says of broken files
+            if is_own(error):
                 raise
             raise BadImageError(str(index), str(error), self.description) from error
         if len(found) != 1 or len(found[0][0]) != 1:
