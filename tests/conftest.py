@@ -5,9 +5,14 @@ The oracle comparisons with the real reference packages have their own conftest 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
+import switches
 import torch
+
+AT_FIRST = switches.settings()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -17,6 +22,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(marker)
+
+
+@pytest.fixture(autouse=True)
+def _no_switch_is_left_changed() -> Iterator[None]:
+    yield
+    switches.put_back(AT_FIRST)
 
 
 @pytest.fixture

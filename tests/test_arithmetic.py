@@ -1,8 +1,11 @@
-"""``stated``: the arithmetic inside, and every global switch as it was behind it. CUDA's are there without a GPU."""
+"""``stated``: the arithmetic inside, and every global switch as it was behind it. CUDA's are there without a GPU.
+
+What a test sets, conftest.py puts back.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -43,21 +46,6 @@ def settings() -> dict[str, Any]:
         except RuntimeError:
             found[name] = "mixed"
     return found
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    """Torch's defaults, whatever a test sets."""
-    yield
-    torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = True
-    if NEWER:
-        for holder in (BACKENDS, BACKENDS.cudnn, BACKENDS.cuda.matmul, BACKENDS.mkldnn):
-            holder.fp32_precision = "none"
-        for holder in (BACKENDS.mkldnn.conv, BACKENDS.mkldnn.matmul):
-            holder.fp32_precision = "none"
-        BACKENDS.cudnn.conv.fp32_precision = BACKENDS.cudnn.rnn.fp32_precision = "tf32"
 
 
 def _set(holder: Any, value: str) -> Callable[[], None]:
