@@ -1,7 +1,7 @@
 """Settings of the whole process that tests change: read before the first test, put back behind every one.
 
-So no test depends on which ran before it: `torch.set_float32_matmul_precision("highest")` alone leaves oneDNN's products
-at "ieee" where they began at "none".
+So no test depends on which ran before it: `torch.set_float32_matmul_precision("highest")` alone leaves oneDNN's
+products at "ieee" where they began at "none".
 """
 
 from __future__ import annotations
