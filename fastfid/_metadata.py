@@ -9,7 +9,9 @@ from typing import Any
 from fastfid.errors import IncomparableError
 
 _IDENTITY = ("fingerprint", "extractor", "weights_sha256")
-_LISTS = ("source", "skipped", "shards")
+_LISTS = ("source", "skipped", "skipped_reasons", "shards")
+_SETS = ("unread",)
+"""Lists in which shards of one set say the same."""
 
 
 def parsed(text: str, *, strict: bool, where: str = "") -> dict[str, Any]:
@@ -102,7 +104,7 @@ def missing_shards(metadata: Mapping[str, Any]) -> list[str]:
 
 def of_one(theirs: Mapping[str, Any]) -> dict[str, Any]:
     """What an empty side takes over: everything but the lists, which ``joined`` fills."""
-    return {key: value for key, value in theirs.items() if key not in _LISTS}
+    return {key: value for key, value in theirs.items() if key not in (*_LISTS, *_SETS)}
 
 
 def joined(mine: Mapping[str, Any], theirs: Mapping[str, Any], n: int | None) -> dict[str, Any]:
@@ -113,6 +115,10 @@ def joined(mine: Mapping[str, Any], theirs: Mapping[str, Any], n: int | None) ->
     for key in _LISTS:
         if key in mine or key in theirs:
             result[key] = [entry for side in (mine, theirs) for entry in _entries(side.get(key, []))]
+    for key in _SETS:
+        if key in mine or key in theirs:
+            said = _entries(mine.get(key, []))
+            result[key] = said + [entry for entry in _entries(theirs.get(key, [])) if entry not in said]
     return result
 
 

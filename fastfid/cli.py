@@ -260,6 +260,8 @@ def stats(images: str, output: str, quiet: bool, alone: bool, **settings: Any) -
         if distributed and os.environ["RANK"] != "0":
             return
         lines = [f"{output}: {_counted(moments)}, protocol {settings['protocol']}"]
+        unread = moments.metadata.get("unread", ())
+        lines += [f"left unread: {reason} ({count})" for _, reason, count in unread]
         lines += [f"note: {note}" for note in moments.metadata.get("notes", ())]
         lines += [f"warning: {one.message}" for one in raised if issubclass(one.category, FastFIDWarning)]
         _say_all(lines, failed)

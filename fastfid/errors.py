@@ -124,6 +124,10 @@ class BadImageWarning(FastFIDWarning):
     """Images were left out because they could not be read."""
 
 
+class SetWarning(FastFIDWarning):
+    """An image set was not read as it lies there: part of it was left unread, or some of it came more than once."""
+
+
 class NotFIDWarning(FastFIDWarning):
     """The result is a Fréchet distance, but not of the published Inception weights, so it is not a FID."""
 

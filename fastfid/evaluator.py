@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 import torch
 
 from fastfid.distributed import World, joined, merge_across
+from fastfid.errors import SetWarning
 from fastfid.job import Job, Side
 from fastfid.moments import Moments
 from fastfid.pipeline import Reading, features_of
 from fastfid.protocols import DEFAULT, Protocol
 from fastfid.results import FIDResult, SetInfo
 from fastfid.sources import Key, open_item
+from fastfid.sources.unread import by_reason
 from fastfid.tally import FeatureBatch, Tally
 
 
@@ -143,6 +146,8 @@ class Evaluator:
         with closing(batches):
             self._tally = self._tally.with_all(self._fitting(batches))
         self._notes.update(dict.fromkeys(source.notes))
+        self._told.update(dict.fromkeys(source.remarks))
+        self._unread.update(source.unread)
         self._mark(begin)
 
     def update_features(self, features: torch.Tensor) -> None:
@@ -165,6 +170,8 @@ class Evaluator:
         self._follow()
         self._job.extractor.check()
         self._job.remarks = list(self._remarks)  # what an earlier result had to say is not this one's
+        for text in self._told:
+            self._job.warn(SetWarning, text)
         with joined(self._distributed, timeout_s=self._timeout) as world:
             side = self._side(world)
             return world.once("distance", lambda: self._job.compare(self._ref, side, certify))
@@ -173,6 +180,8 @@ class Evaluator:
         """Forget what was taken; the reference stays."""
         self._tally = Tally(self._job.protocol.statistics.block)
         self._notes: dict[str, None] = {}
+        self._told: dict[str, None] = {}
+        self._unread = Counter[str]()
 
     def _side(self, world: World) -> Side:
         """What all processes have taken, as a side of a comparison; nothing of it changes."""
@@ -184,8 +193,9 @@ class Evaluator:
             moments.update(tally.rest)
         moments = merge_across(moments, world, device=job.device)
         description = f"{sum(world.gather('read', tally.read))} images taken by Evaluator"
-        job.label(moments, description, notes=tuple(self._notes))
-        info = SetInfo(description, "evaluator", moments.n, (), dropped, tally.seconds, tuple(self._notes))
+        unread = tuple(by_reason(self._unread).items())
+        job.label(moments, description, notes=tuple(self._notes), unread=unread)
+        info = SetInfo(description, "evaluator", moments.n, (), dropped, tally.seconds, tuple(self._notes), unread)
         return job.side("gen", moments, info)
 
     def _fitting(self, batches: Iterator[FeatureBatch]) -> Iterator[FeatureBatch]:

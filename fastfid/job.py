@@ -27,6 +27,7 @@ from fastfid.errors import (
     IncomparableError,
     NotFIDWarning,
     ProtocolWarning,
+    SetWarning,
     SlowPathWarning,
     SmallSampleWarning,
 )
@@ -37,7 +38,7 @@ from fastfid.moments import Moments
 from fastfid.pipeline import Reading, extract, resampler
 from fastfid.protocols import Protocol, Statistics
 from fastfid.protocols import protocol as find_protocol
-from fastfid.results import FIDResult, Run, SetInfo, versions
+from fastfid.results import FIDResult, Run, SetInfo, skipped_reasons, versions
 from fastfid.sources import WHOLE, Key, Shard, Source, is_statistics, open_source
 
 
@@ -261,7 +262,10 @@ class Job:
                 recording=recording,
             )
         notes = tuple(dict.fromkeys(note for share in self.world.gather("notes", source.notes) for note in share))
-        skipped = tuple(bad.name for bad in done.skipped)
+        for text in dict.fromkeys(text for share in self.world.gather("remarks", source.remarks) for text in share):
+            self.warn(SetWarning, text)
+        skipped, reasons = tuple(bad.name for bad in done.skipped), tuple(bad.reason for bad in done.skipped)
+        unread = tuple(source.unread.items())
         if skipped:
             listed = ", ".join(skipped[:5]) + (f" and {len(skipped) - 5} more" if len(skipped) > 5 else "")
             self.warn(BadImageWarning, f"{opened.description}: left out {len(skipped)} unreadable images: {listed}")
@@ -272,7 +276,7 @@ class Job:
                 f"{opened.description}: protocol {self.protocol.name} leaves out the last {dropped} images, an "
                 f"incomplete block of {self.protocol.statistics.block}",
             )
-        self.label(done.moments, opened.description, skipped=skipped, notes=notes)
+        self.label(done.moments, opened.description, skipped=skipped, reasons=reasons, notes=notes, unread=unread)
         info = SetInfo(
             opened.description,
             source.kind,
@@ -281,11 +285,20 @@ class Job:
             dropped,
             done.seconds,
             notes,
+            unread,
+            reasons,
         )
         return self.side(opened.role, done.moments, info)
 
     def label(
-        self, moments: Moments, description: str, *, skipped: tuple[str, ...] = (), notes: tuple[str, ...] = ()
+        self,
+        moments: Moments,
+        description: str,
+        *,
+        skipped: tuple[str, ...] = (),
+        reasons: tuple[str, ...] = (),
+        notes: tuple[str, ...] = (),
+        unread: tuple[tuple[str, int], ...] = (),
     ) -> None:
         """Have moments say how they were made, for results and statistics files."""
         moments.metadata.update(self._network())
@@ -297,6 +310,8 @@ class Job:
             source=description,
             n=moments.n,
             skipped=list(skipped),
+            skipped_reasons=skipped_reasons(skipped, reasons),
+            unread=[[description, reason, count] for reason, count in unread],
             limit=self.limit,
             seed=self.seed,
             notes=list(notes),

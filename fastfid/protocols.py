@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
-from fastfid.sources import Decode
+from fastfid.sources import IMAGE_EXTENSIONS, Decode
 
 Coordinates = Literal["half-pixel", "tf1-legacy", "align-corners", "nvidia-grid"]
 
@@ -103,6 +103,7 @@ class Protocol:
         statistics: dtype of the mean, ddof, dropped remainder.
         root: how the package takes tr(Σ₁Σ₂)^½. fastfid's root is exact for every protocol; this says what it replaces.
         source: where these facts were read.
+        deviations: where, in which files are read and what their pixels are, fastfid does not do as the package does.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Protocol:
     statistics: Statistics = field(default_factory=Statistics)
     root: str = "scipy.linalg.sqrtm(Σ₁Σ₂); eps=1e-6 on both diagonals where that is not finite"
     source: str = ""
+    deviations: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """16 hex digits over everything that changes features; equal fingerprints mean comparable moments.
@@ -129,7 +131,7 @@ class Protocol:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON report."""
         facts = asdict(self)
-        facts["decode"]["extensions"] = sorted(facts["decode"]["extensions"])
+        facts["decode"]["extensions"] = sorted(self.decode.known())
         facts["fingerprint"] = self.fingerprint()
         return facts
 
@@ -153,7 +155,31 @@ _NVIDIA = Resize(coordinates="nvidia-grid")
 
 _FLAT = Decode(recursive=False)
 _DEEP = Decode(recursive=True)
-_CLEAN_FILES = Decode(recursive=True, npy_files=True, hidden=False, follow_links=True)
+_GLOB = Decode(recursive=False, any_case=False)
+_CLEAN_FILES = Decode(
+    recursive=True,
+    extensions=IMAGE_EXTENSIONS | {"JPEG", "JPG", "PNG"},
+    npy_files=True,
+    hidden=False,
+    follow_links=True,
+    any_case=False,
+    open_archives=True,
+)
+_PILLOW = Decode(recursive=True, extensions=frozenset(), pillow=True)
+
+_NO_FOLDERS = "reads no folders and no zips; fastfid's own rules"
+_NO_ZIPS = "reads no zips; the rules of its folders"
+_CLEAN_DEVIATIONS = (
+    "a link to a folder above it is not followed again; glob repeats that folder some 40 times",
+    "in zips, macOS forks (__MACOSX/) are left out and .npy members are read; it stops at either",
+    ".npy files must be uint8 with 1, 3 or 4 channels; it takes any array",
+)
+_NVIDIA_DEVIATIONS = (
+    "palettes are looked up, as its reader of PNG (pyspng) does; without that, and in other files (GIF, BMP, TIFF), it "
+    "takes the palette's indices for grey levels",
+    "what is neither 8-bit grey nor RGB is converted, and sizes may differ; it stops there",
+    "macOS forks (__MACOSX/) in zips are left out; it stops at them",
+)
 _EIGVALS = "Σ √λ(Σ₁Σ₂) over complex eigenvalues, real part; no eps"
 _NVIDIA_ROOT = "scipy.linalg.sqrtm(Σ₁Σ₂), real part; no eps"
 
@@ -161,7 +187,8 @@ _ENTRIES = (
     Protocol(
         name="pytorch-fid",
         package="pytorch-fid 0.3.0",
-        decode=_FLAT,
+        decode=_GLOB,
+        deviations=(_NO_ZIPS,),
         resize=_HALF_PIXEL,
         normalize=_PLUS_MINUS_ONE,
         source="https://github.com/mseitzer/pytorch-fid (src/pytorch_fid/fid_score.py, inception.py)",
@@ -170,6 +197,7 @@ _ENTRIES = (
         name="clean",
         package="clean-fid 0.1.35, mode='clean'",
         decode=_CLEAN_FILES,
+        deviations=_CLEAN_DEVIATIONS,
         resize=Resize(filter="bicubic", antialias=True, a=-0.5, clamp=(0.0, 255.0)),
         normalize=_TF,
         statistics=Statistics(mean_dtype="float32"),
@@ -179,6 +207,7 @@ _ENTRIES = (
         name="clean-legacy-tf",
         package="clean-fid 0.1.35, mode='legacy_tensorflow'",
         decode=_CLEAN_FILES,
+        deviations=_CLEAN_DEVIATIONS,
         resize=_NVIDIA,
         normalize=_TF,
         statistics=Statistics(mean_dtype="float32"),
@@ -188,6 +217,7 @@ _ENTRIES = (
         name="clean-legacy-pt",
         package="clean-fid 0.1.35, mode='legacy_pytorch'",
         decode=_CLEAN_FILES,
+        deviations=_CLEAN_DEVIATIONS,
         resize=Resize(clamp=(0.0, 255.0)),
         normalize=_PLUS_MINUS_ONE,
         statistics=Statistics(mean_dtype="float32"),
@@ -197,6 +227,7 @@ _ENTRIES = (
         name="torch-fidelity",
         package="torch-fidelity 0.4.0",
         decode=Decode(recursive=False, extensions=frozenset({"png", "jpg", "jpeg"})),
+        deviations=(_NO_ZIPS,),
         resize=_TF1,
         normalize=_TF,
         statistics=Statistics(mean_dtype="float32"),
@@ -207,6 +238,7 @@ _ENTRIES = (
         name="torchmetrics",
         package="torchmetrics 1.8 and later (antialias=True)",
         decode=_FLAT,
+        deviations=(_NO_FOLDERS,),
         resize=Resize(antialias=True, precision="single"),
         normalize=_TF,
         root=_EIGVALS + "; the result is rounded to float32",
@@ -216,6 +248,7 @@ _ENTRIES = (
         name="torchmetrics-1.7",
         package="torchmetrics up to 1.7 (and antialias=False since)",
         decode=_FLAT,
+        deviations=(_NO_FOLDERS,),
         resize=_TF1,
         normalize=_TF,
         root=_EIGVALS + "; the result is rounded to float32",
@@ -224,7 +257,13 @@ _ENTRIES = (
     Protocol(
         name="ttur",
         package="TTUR fid.py (the original, TensorFlow 1)",
-        decode=Decode(recursive=False, extensions=frozenset({"jpg", "png"})),
+        decode=Decode(recursive=False, extensions=frozenset({"jpg", "png"}), any_case=False),
+        deviations=(
+            _NO_ZIPS,
+            "images are sorted by name; it takes .jpg before .png, each as the file system lists them, which decides "
+            "what its incomplete last block holds",
+            "what is not RGB is converted, and sizes may differ; it stops there",
+        ),
         resize=_TF1,
         normalize=_TF,
         statistics=Statistics(block=50),
@@ -234,6 +273,7 @@ _ENTRIES = (
         name="adm",
         package="guided-diffusion evaluations/evaluator.py",
         decode=_DEEP,
+        deviations=("reads .npz alone; folders and zips by fastfid's own rules",),
         resize=_TF1,
         normalize=_TF,
         statistics=Statistics(mean_dtype="float32"),
@@ -242,7 +282,8 @@ _ENTRIES = (
     Protocol(
         name="edm",
         package="NVlabs/edm fid.py",
-        decode=_DEEP,
+        decode=_PILLOW,
+        deviations=_NVIDIA_DEVIATIONS,
         resize=_NVIDIA,
         normalize=_TF,
         root=_NVIDIA_ROOT,
@@ -251,7 +292,8 @@ _ENTRIES = (
     Protocol(
         name="stylegan3",
         package="NVlabs/stylegan3 fid50k_full (also stylegan2-ada-pytorch)",
-        decode=_DEEP,
+        decode=_PILLOW,
+        deviations=_NVIDIA_DEVIATIONS,
         resize=_NVIDIA,
         normalize=_TF,
         statistics=Statistics(ddof=0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ class SetInfo:
         dropped: images of an incomplete last block, which the protocol leaves out.
         seconds: wall time of the pass; None for statistics.
         notes: what is worth knowing of how the images were read (greyscale repeated, wide greyscale cut off, …).
+        unread: (reason, count) of what lies in the set and was not read.
+        reasons: why each of ``skipped`` could not be read.
     """
 
     description: str
@@ -37,6 +39,8 @@ class SetInfo:
     dropped: int = 0
     seconds: float | None = None
     notes: tuple[str, ...] = ()
+    unread: tuple[tuple[str, int], ...] = ()
+    reasons: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON report."""
@@ -46,6 +50,8 @@ class SetInfo:
             "n": self.n,
             "n_skipped": len(self.skipped),
             "skipped": list(self.skipped),
+            "skipped_reasons": skipped_reasons(self.skipped, self.reasons),
+            "unread": dict(self.unread),
             "dropped": self.dropped,
             "seconds": self.seconds,
             "notes": list(self.notes),
@@ -103,6 +109,11 @@ class FIDResult(FrechetResult):
             "versions": dict(run.versions),
             "protocol_details": run.protocol.to_dict(),
         }
+
+
+def skipped_reasons(names: Sequence[str], reasons: Sequence[str]) -> list[dict[str, str]]:
+    """Images that could not be read, for JSON."""
+    return [{"name": name, "reason": reason} for name, reason in zip(names, reasons, strict=True)]
 
 
 def versions() -> dict[str, str]:

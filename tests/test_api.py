@@ -353,7 +353,7 @@ def test_the_published_cases_of_pytorch_fid(tmp_path: Path) -> None:
         typed = tmp_path / extension
         typed.mkdir()
         for value in (0, 127, 255):
-            Image.fromarray(np.full((4, 4, 3), value, np.uint8)).save(typed / f"{value}.{extension.upper()}")
+            Image.fromarray(np.full((4, 4, 3), value, np.uint8)).save(typed / f"{value}.{extension}")
         got = fastfid.stats(typed, protocol=unit, extractor=lambda x: x.mean(dim=(2, 3)))
         check(got.mean.numpy(), np.full(3, 0.5), absolute=5e-3, what=extension)
         assert got.n == 3

@@ -41,11 +41,17 @@ def test_the_facts_that_move_numbers() -> None:
 
 def test_which_files_count() -> None:
     decode = {name: p.decode for name, p in PROTOCOLS.items()}
-    assert decode["ttur"] == Decode(recursive=False, extensions=frozenset({"jpg", "png"}))
+    assert decode["ttur"] == Decode(recursive=False, extensions=frozenset({"jpg", "png"}), any_case=False)
     assert decode["torch-fidelity"] == Decode(recursive=False, extensions=frozenset({"png", "jpg", "jpeg"}))
     assert not decode["pytorch-fid"].recursive
     for name in ("clean", "clean-legacy-tf", "clean-legacy-pt"):
-        assert decode[name] == Decode(recursive=True, npy_files=True, hidden=False, follow_links=True)
+        rules = decode[name]
+        assert (rules.recursive, rules.npy_files, rules.hidden, rules.follow_links) == (True, True, False, True)
+        assert (rules.any_case, rules.open_archives) == (False, True)
+        assert rules.extensions == decode["pytorch-fid"].extensions | {"JPEG", "JPG", "PNG"}
+    assert not decode["pytorch-fid"].any_case
+    assert {name for name, rules in decode.items() if rules.pillow} == {"edm", "stylegan3"}
+    assert decode["torchmetrics"].any_case
     assert all(decode[name].recursive for name in ("adm", "edm", "stylegan3"))
 
 
@@ -68,6 +74,23 @@ def test_fingerprints_tell_features_apart_and_only_features() -> None:
     reworded = dataclasses.replace(base.normalize, formula="in other words")
     assert dataclasses.replace(base, normalize=reworded).fingerprint() == base.fingerprint()
     assert base.fingerprint() == "bf1aed371d589e71"  # stored in statistics files: a change makes them incomparable
+
+
+def test_deviations_are_named_where_there_are_any() -> None:
+    for entry in PROTOCOLS.values():
+        assert entry.deviations, entry.name  # no package reads everything that fastfid reads
+        assert entry.to_dict()["deviations"] == entry.deviations
+    assert any("palette" in text for text in PROTOCOLS["edm"].deviations)
+    plain = dataclasses.replace(PROTOCOLS["edm"], deviations=())
+    assert plain.fingerprint() == PROTOCOLS["edm"].fingerprint()
+
+
+def test_extensions_of_this_installation() -> None:
+    listed = PROTOCOLS["edm"].to_dict()["decode"]["extensions"]
+    assert {"png", "jpg", "gif", "webp", "tiff"} <= set(listed)
+    assert PROTOCOLS["pytorch-fid"].to_dict()["decode"]["extensions"] == sorted(PROTOCOLS["ttur"].decode.extensions | {
+        "bmp", "jpeg", "pgm", "ppm", "tif", "tiff", "webp",
+    })  # fmt: skip
 
 
 def test_protocols_are_frozen_and_written_as_json() -> None:

@@ -117,7 +117,7 @@ def test_empty_folder(tmp_path: Path) -> None:
 
 def test_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     touch(tmp_path, "a.txt", "b.TXT", "README", "c.gif")
-    with pytest.raises(EmptySourceError, match=r"holds 4 other files: \.txt \(2\), no extension \(1\), \.gif \(1\)\."):
+    with pytest.raises(EmptySourceError, match=r"holds 4 other files: \.txt \(2\), \.gif \(1\), no extension \(1\)\."):
         open_source(tmp_path)
 
 
@@ -148,8 +148,12 @@ def test_zip_members_are_filtered_and_sorted(tmp_path: Path) -> None:
             archive.writestr(name, png(photo(1)))
     source = open_source(path)
     assert names(source) == [".hidden.png", "b.png/a.png", "z.png"]
-    assert source.notes == (f"1 macOS resource forks (__MACOSX/) in {path} were not read",)
-    assert names(open_source(path, decode=Decode(hidden=False))) == ["b.png/a.png", "z.png"]
+    assert source.unread == {"macOS forks": 1, ".txt": 1}
+    assert source.remarks == ()  # nothing that was meant
+    plain = open_source(path, decode=Decode(hidden=False))
+    assert names(plain) == ["b.png/a.png", "z.png"]
+    assert plain.unread == {"macOS forks": 1, "hidden": 1, ".txt": 1}
+    assert names(open_source(path, decode=Decode(hidden=False, open_archives=True))) == names(source)
 
 
 def test_zip_without_images(tmp_path: Path) -> None:

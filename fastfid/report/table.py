@@ -14,6 +14,7 @@ from fastfid.extractors import PRECISIONS
 from fastfid.protocols import Protocol
 from fastfid.report.plot import Curve
 from fastfid.results import FIDResult, SetInfo
+from fastfid.sources.unread import listed
 
 _TITLES = {
     "fid": "FID",
@@ -52,6 +53,9 @@ def result_table(result: FIDResult) -> RenderableType:
         table.add_row("weights", _name(run.weights + digest))
     table.add_row("reference", _name(_set_line(run.ref)))
     table.add_row("generated", _name(_set_line(run.gen)))
+    for info in (run.ref, run.gen):
+        if info.unread:
+            table.add_row("left unread", _name(f"{info.description}: {listed(dict(info.unread))}"))
     for note in dict.fromkeys((*run.ref.notes, *run.gen.notes)):
         table.add_row("note", _name(note))
     ranks = f"ranks {result.rank1} and {result.rank2}"
@@ -81,7 +85,8 @@ def _set_line(info: SetInfo) -> str:
 
 
 def protocols_table(protocols: Iterable[Protocol]) -> RenderableType:
-    """One row a protocol: everything in which packages differ."""
+    """One row a protocol: everything in which packages differ; below, in what fastfid differs from a package."""
+    protocols = list(protocols)
     table = Table(title="Protocols (fastfid compare --protocol NAME)", title_justify="left", show_lines=False)
     for heading in ("name", "reproduces", "files", "resize", "normalise", "mean", "ddof", "root it replaces"):
         table.add_column(heading, overflow="fold")
@@ -90,14 +95,17 @@ def protocols_table(protocols: Iterable[Protocol]) -> RenderableType:
         table.add_row(
             Text(one.name, style="bold"),
             one.package,
-            "recursive" if one.decode.recursive else "flat",
+            one.decode.describe(),
             one.resize.describe(),
             one.normalize.formula,
             statistics.mean_dtype + (f", whole blocks of {statistics.block}" if statistics.block else ""),
             str(statistics.ddof),
             one.root,
         )
-    return table
+    differ = Table.grid(padding=(0, 2))
+    for text in dict.fromkeys(text for one in protocols for text in one.deviations):
+        differ.add_row(Text(", ".join(one.name for one in protocols if text in one.deviations), "bold"), Text(text))
+    return Group(table, Text("\nWhere fastfid reads files otherwise than the package:"), differ)
 
 
 def demo_table(demo: Demo) -> RenderableType:

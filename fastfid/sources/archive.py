@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections import Counter
 from typing import IO, Any, ClassVar
 
 from fastfid._files import open_regular, open_zip, reading
@@ -13,13 +14,23 @@ from fastfid.sources.decode import Decode, bad_image, decode_image
 from fastfid.sources.loader import DecodedSource
 from fastfid.sources.members import opened_member
 from fastfid.sources.reader import Reader
+from fastfid.sources.unread import (
+    FORKS,
+    HIDDEN,
+    TWICE,
+    by_reason,
+    extension_of,
+    images_lost,
+    listed,
+    looks_like_image,
+)
 
 
 class ZipSource(DecodedSource):
     """The images of a zip archive at every depth, in the order of their member names.
 
     Left out are what ``decode`` does not accept and the resource forks that macOS adds under ``__MACOSX/``, which have
-    images' names but are none (``notes`` counts them).
+    images' names but are none. Of members of the same name the last is read. ``unread`` counts all of these.
 
     Raises:
         ValueError: not a zip archive, or a damaged one.
@@ -33,17 +44,19 @@ class ZipSource(DecodedSource):
         self.description = path
         unreadable = "{place} is not a readable zip archive ({reason}); was it copied whole?"
         with reading(path, say=unreadable), open_zip(path) as archive:
-            members = {name for name in archive.namelist() if not name.endswith("/")}
-        images = {name for name in members if decode.accepts(name)}
-        forks = {name for name in images if name.startswith("__MACOSX/")}
-        self.names = sorted(name for name in images - forks if decode.hidden or not _is_hidden(name))
-        if forks:
-            self.notes = (f"{len(forks)} macOS resource forks (__MACOSX/) in {path} were not read",)
+            members = Counter(name for name in archive.namelist() if not name.endswith("/"))
+        decode = decode.in_archives()
+        self.names, unread = _read_and_unread(members, decode)
+        self.unread = by_reason(unread)
         if not self.names:
             raise EmptySourceError(
                 f"no images in archive {path!r}: looked for {decode.looked_for()} among its {len(members)} members"
+                + (f", which are {listed(self.unread)}" if self.unread else "")
             )
         self.count = len(self.names)
+        lost = images_lost(self.unread)
+        if lost:
+            self.remarks = (f"{path}: left unread: {listed(lost)}. Read are {decode.looked_for()}",)
 
     def content(self) -> Content:
         """The whole archive, and which of its members are read."""
@@ -87,6 +100,23 @@ class _MemberReader(Reader):
             self.opened[1].close()
             self.opened[2].close()
         self.opened = None
+
+
+def _read_and_unread(members: Counter[str], decode: Decode) -> tuple[list[str], Counter[str]]:
+    """The members to read, in order, and how many others there are, by reason."""
+    names, unread, accepts = [], Counter[str](), decode.rule()
+    for name, times in members.items():
+        image = accepts(name)
+        if image and name.startswith("__MACOSX/"):
+            unread[FORKS] += times
+        elif not decode.hidden and _is_hidden(name) and (image or looks_like_image(name)):
+            unread[HIDDEN] += times
+        elif image:
+            names.append(name)
+            unread[TWICE] += times - 1
+        else:
+            unread[extension_of(name, decode.any_case)] += times
+    return sorted(names), unread
 
 
 def _is_hidden(name: str) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -113,12 +114,17 @@ class Source(ABC):
         count: how many images there are, or None where only reading to the end can tell.
         notes: what was done to every image beyond the protocol's decoding ("one channel, repeated to three"), and what
             was left unread on purpose; sentences for the result, complete when the set has been read.
+        unread: what lies in the set and is not read, counted by reason: by extension (".avif"), "subfolders", "hidden",
+            "duplicates" and so on. Known at the beginning, or, of a stream, when it has been read.
+        remarks: what of ``unread``, or of how the set came, the user must be warned of; sentences.
     """
 
     kind: ClassVar[str]
     description: str
     count: int | None
     notes: tuple[str, ...] = ()
+    unread: Mapping[str, int] = MappingProxyType({})
+    remarks: tuple[str, ...] = ()
 
     def batches(
         self,

@@ -17,10 +17,10 @@ NVIDIA's reader (EDM, StyleGAN) does not convert: it takes 8-bit greyscale and R
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
@@ -37,7 +37,13 @@ if TYPE_CHECKING:
 IMAGE_EXTENSIONS = frozenset({"bmp", "jpg", "jpeg", "pgm", "png", "ppm", "tif", "tiff", "webp"})
 """The extensions that pytorch-fid and clean-fid look for."""
 
-__all__ = ["IMAGE_EXTENSIONS", "MAX_PIXELS", "Decode", "bad_image", "decode_image", "rgb_pixels"]
+LOOKS_LIKE_IMAGE = IMAGE_EXTENSIONS.union(
+    ("apng", "avif", "dds", "exr", "gif", "hdr", "heic", "heif", "ico", "j2k", "jfif", "jp2", "jpe", "jxl"),
+    ("pbm", "pcx", "pfm", "pnm", "qoi", "svg", "tga"),
+)
+"""Extensions of files that people call images; leaving such a file unread is worth a warning."""
+
+__all__ = ["IMAGE_EXTENSIONS", "LOOKS_LIKE_IMAGE", "MAX_PIXELS", "Decode", "bad_image", "decode_image", "rgb_pixels"]
 
 
 @dataclass(frozen=True)
@@ -46,13 +52,18 @@ class Decode:
 
     Attributes:
         recursive: read the folders below, too. Archives are always read whole.
-        extensions: what counts as an image: lower case, no dot; files match in any case.
+        extensions: what counts as an image, without the dot.
         npy_files: read ``.npy`` files as images, uint8 [H, W, 3] (clean-fid does).
         hidden: read files whose name begins with a dot and, with ``recursive``, folders whose name does
             (clean-fid's glob passes over both, the others read them).
         follow_links: with ``recursive``, go into symbolic links to folders, each real folder once per path. Links to
             files are always read. (clean-fid follows links to folders, torch-fidelity and EDM do not.)
         convert: the pixel format; Pillow's ``convert("RGB")`` is what every package uses.
+        any_case: extensions are lower case, and a name's is compared with them in lower case, as ``splitext`` gives it.
+            Where false, a name must end in a dot and one of them exactly, as in ``glob("*.png")``.
+        pillow: what the installed Pillow has a name for counts, too (EDM, StyleGAN).
+        open_archives: in archives names match in any case, and hidden ones count, whatever the rule for folders
+            (clean-fid).
     """
 
     recursive: bool = False
@@ -61,23 +72,65 @@ class Decode:
     hidden: bool = True
     follow_links: bool = False
     convert: Literal["RGB"] = "RGB"
+    any_case: bool = True
+    pillow: bool = False
+    open_archives: bool = False
 
     def __post_init__(self) -> None:
-        wrong = sorted(e for e in self.extensions if e.startswith(".") or e != e.lower())
+        wrong = sorted(e for e in self.extensions if e.startswith(".") or (self.any_case and e != e.lower()))
         if wrong:
             raise ValueError(f"extensions must be lower case without a dot, got {wrong}")
         if self.convert != "RGB":
             raise ValueError(f"convert={self.convert!r} is not known; accepted: 'RGB'")
 
+    def known(self) -> frozenset[str]:
+        """Every extension that counts, as this installation has it."""
+        more = {"npy"} if self.npy_files else set()
+        return self.extensions | more | (_pillow_extensions() if self.pillow else frozenset())
+
     def accepts(self, name: str) -> bool:
-        """Whether a file or archive member of this name (its last component counts) is taken for an image."""
-        extension = PurePosixPath(name).suffix[1:].lower()
-        return extension in self.extensions or (self.npy_files and extension == "npy")
+        """Whether a file of this name (its last component counts) is taken for an image."""
+        return self.rule()(name)
+
+    def rule(self) -> Callable[[str], bool]:
+        """``accepts`` for many names."""
+        known, any_case = self.known(), self.any_case
+
+        def accepts(name: str) -> bool:
+            last = name.rpartition("/")[2]
+            if any_case:
+                return os.path.splitext(last)[1][1:].lower() in known  # noqa: PTH122  # Path.suffix knows ".png" otherwise
+            return "." in last and last.rpartition(".")[2] in known
+
+        return accepts
+
+    def in_archives(self) -> Decode:
+        """The rules for the members of an archive."""
+        if not self.open_archives:
+            return self
+        lower = frozenset(extension.lower() for extension in self.extensions)
+        return replace(self, extensions=lower, any_case=True, hidden=True)
 
     def looked_for(self) -> str:
         """The accepted extensions, for messages."""
-        kinds = sorted(self.extensions | ({"npy"} if self.npy_files else set()))
-        return ", ".join("." + kind for kind in kinds) + " (in any case)"
+        case = "in any case" if self.any_case else "exactly so"
+        return f"{', '.join('.' + kind for kind in sorted(self.known()))} ({case})"
+
+    def describe(self) -> str:
+        """The rules in a few words, for the table of protocols."""
+        kinds = [*sorted(self.extensions), *(["npy"] if self.npy_files else []), *(["what Pillow knows"] * self.pillow)]
+        words = ["recursive" if self.recursive else "flat", " ".join(kinds)]
+        words.append("in any case" if self.any_case else "exactly so")
+        words += ([] if self.hidden else ["not hidden"]) + (["links to folders"] if self.follow_links else [])
+        return ", ".join(words) + ("; in zips in any case and hidden, too" if self.open_archives else "")
+
+
+def _pillow_extensions() -> frozenset[str]:
+    """The extensions that Pillow, with the plugins it finds, has registered."""
+    from PIL import Image
+
+    Image.init()
+    return frozenset(extension[1:].lower() for extension in Image.EXTENSION)
 
 
 def decode_image(file: Path | IO[bytes], name: str, where: str) -> tuple[Pixels, bool]:
