@@ -42,7 +42,7 @@ struct Axis {
     int64_t taps, longest;
 };
 
-// One image of a batch; 17 words of 64 bits, filled in by fastfid/resample/_engines.py. Strides are in elements; `end`
+// One image of a batch; 17 words of 64 bits, filled in by border.cpp. Strides are in elements; `end`
 // is that of the memory that `data` points into.
 struct Job {
     const void *data, *end;
@@ -50,7 +50,7 @@ struct Job {
     int64_t stride_h, stride_w, stride_c;
     Axis x, y;
 };
-static_assert(sizeof(Job) == 17 * 8, "fastfid/resample/_engines.py writes 17 words per image");
+static_assert(sizeof(Job) == 17 * 8, "fastfid/resample/_engines.py reads 17 words per image");
 
 // Output [n, channels, height, width]; strides in elements. Either stride_w == 1 or stride_c == 1 (dense rows).
 struct Output {

@@ -93,9 +93,10 @@ void resample_cpu(const Job* jobs, int64_t count, const Plan& plan, int threads,
     if (count == 0 || height == 0 || plan.output.width == 0) return;
     // No more threads than there is work for; whole images where there are enough of them, else bands of rows (a band
     // computes a few source rows anew).
-    int64_t values = count * height * plan.output.width * plan.channels;
-    for (int64_t i = 0; i < count; ++i) values += jobs[i].height * jobs[i].width * plan.channels;
-    const int64_t wanted = std::clamp<int64_t>(values / kValuesPerThread, 1, std::max(threads, 1));
+    double values = static_cast<double>(count) * height * plan.output.width;  // a product that may exceed 64 bits
+    for (int64_t i = 0; i < count; ++i) values += static_cast<double>(jobs[i].height) * jobs[i].width;
+    const double most = std::max(threads, 1);
+    const auto wanted = static_cast<int64_t>(std::clamp(values * plan.channels / kValuesPerThread, 1.0, most));
     const int64_t bands = count >= wanted ? 1 : std::min<int64_t>((wanted + count - 1) / count, (height + 15) / 16);
     const int64_t tasks = count * bands;
     std::atomic<int64_t> next{0};

@@ -17,7 +17,7 @@ _BUILD_CUDA = (
     "(FASTFID_CUDA_ARCH chooses the architectures)"
 )
 _OLDEST = (8, 0)
-_INTERFACE = 3  # of the functions in csrc/bindings.cpp
+_INTERFACE = 4  # of the functions in csrc/bindings.cpp
 
 
 @functools.cache

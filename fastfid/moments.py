@@ -27,9 +27,13 @@ from typing import Any
 import torch
 
 from fastfid import _metadata, _moments_io
+from fastfid._checks import whole_number
 from fastfid.linalg.inputs import covariance, float64_device, mean_vector
 from fastfid.scatter.inputs import CLEAN, feature_matrix, first_bad_row
 from fastfid.scatter.update import accumulate, combine, in_range, mean_of, mirrored, moments_of, no_moments
+
+MOST = 2**53
+"""Samples up to which n is exact in float64."""
 
 
 class Moments:
@@ -66,8 +70,8 @@ class Moments:
         keep_rows: bool = True,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        if dim is not None and dim < 1:
-            raise ValueError(f"dim: {dim}; accepted: at least 1, or None to take it from the first batch")
+        if dim is not None:
+            dim = whole_number("dim", dim, least=1)
         self.n: int | None = 0
         self.metadata: dict[str, Any] = dict(metadata or {})
         self._dim = dim
@@ -116,10 +120,8 @@ class Moments:
         if n is None:
             moments.n, moments._cov = None, sigma.matrix
             return moments
-        if n < 1 or int(n) != n:
-            raise ValueError(f"n: {n}; accepted: a whole number of samples, at least 1, or None when unknown")
-        moments.n = int(n)
-        moments._scatter = sigma.matrix * max(n - ddof, 0)
+        moments.n = whole_number("n", n, least=1, most=MOST)
+        moments._scatter = sigma.matrix * max(moments.n - whole_number("ddof", ddof, least=0), 0)
         return moments
 
     @property
@@ -183,6 +185,7 @@ class Moments:
 
         Where n is unknown the stored covariance comes back whatever ddof is.
         """
+        ddof = whole_number("ddof", ddof, least=0)
         if self.n is None:
             assert self._cov is not None
             return self._cov.clone()

@@ -17,7 +17,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1"
-TESTS = ("test_resample.py", "test_resample_layouts.py", "test_resample_pillow.py", "test_resample_arguments.py")
+CALLS = "100000"  # of the border's functions with extreme integers
+TESTS = (
+    "test_resample_border.py",
+    "test_resample.py",
+    "test_resample_layouts.py",
+    "test_resample_pillow.py",
+    "test_resample_arguments.py",
+)
 # A child forked by a process under libasan may hang in libasan's own locks.
 LEFT_OUT = "not forked_after_use and not data_worker"
 
@@ -67,6 +74,7 @@ def main() -> int:
             "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
             "PYTHONPATH": str(ROOT),
             "PYTHONMALLOC": "malloc",
+            "FASTFID_FUZZ_CALLS": os.environ.get("FASTFID_FUZZ_CALLS", CALLS),
         }
         command = [sys.executable, __file__, "--inside", folder, *sys.argv[1:]]
         return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode

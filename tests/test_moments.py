@@ -311,7 +311,7 @@ def test_interrupted_save_leaves_the_old_file(rng: Rng, tmp_path: Path, monkeypa
 
 
 def test_from_statistics_refuses(rng: Rng) -> None:
-    with pytest.raises(ValueError, match="n: 0"):
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         fastfid.Moments.from_statistics(np.zeros(2), np.eye(2), 0)
     with pytest.raises(ValueError, match="mean: 3 entries"):
         fastfid.Moments.from_statistics(np.zeros(3), np.eye(2))

@@ -47,7 +47,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "box empty": ({"box": (3, 0, 3, 8)}, ValueError, "does not lie within"),
     "box with single precision": ({"box": (0, 0, 4, 4), "antialias": False}, ValueError, "box is Pillow's"),
     "clamp reversed": ({"clamp": (255, 0)}, ValueError, "clamp must be .*low ≤ high"),
-    "clamp NaN": ({"clamp": (float("nan"), 1.0)}, ValueError, "clamp must be"),
+    "clamp NaN": ({"clamp": (float("nan"), 1.0)}, ValueError, r"clamp \(low\) must be a number, got nan"),
     "clamp a number": ({"clamp": 255}, ValueError, "clamp must be"),
     "quantize": ({"quantize": 1}, TypeError, "quantize must be True or False"),
     "quantize floats": ({"images": IMAGES.float(), "quantize": True}, ValueError, "images are torch.float32"),

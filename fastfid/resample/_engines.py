@@ -18,28 +18,14 @@ _STORE = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.uint8: 3}
 _WORDS = 17  # 64-bit words per image, struct Job in csrc/resample.h
 
 
-def _jobs(request: Request, addresses: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """struct Job of every image; ``addresses`` is int64 [tables, 3]: first, count and weights of each table."""
-    rest = np.array([(table.single.shape[1], table.longest) for table in request.tables], dtype=np.int64)
-    axes = np.concatenate([addresses, rest], axis=1)
-    jobs = np.empty((len(request.images), _WORDS), dtype=np.int64)
-    jobs[:, 0] = request.base.data_ptr() + request.images[:, 0] * request.base.element_size()
-    storage = request.base.untyped_storage()
-    jobs[:, 1] = storage.data_ptr() + storage.nbytes()
-    jobs[:, 2:7] = request.images[:, 1:]
-    jobs[:, 7:12] = axes[request.x]
-    jobs[:, 12:17] = axes[request.y]
-    return jobs
-
-
-def _plan(request: Request) -> tuple[Any, ...]:
-    """The arguments that all images share."""
+def _shared(request: Request) -> tuple[Any, ...]:
+    """What all images share, as csrc/bindings.cpp lists it."""
     out = request.out
     return (
         request.channels,
         _PIXEL[request.base.dtype],
         request.quantize,
-        out.data_ptr(),
+        _begin(out),
         (out.shape[2], out.shape[3], out.stride(0), out.stride(1), out.stride(2), out.stride(3)),
         _STORE[out.dtype],
         request.scale,
@@ -48,23 +34,50 @@ def _plan(request: Request) -> tuple[Any, ...]:
     )
 
 
-def _host_addresses(request: Request) -> npt.NDArray[np.int64]:
-    arrays = [(t.first, t.count, t.fixed if request.quantize else t.single) for t in request.tables]
-    return np.array([[array.ctypes.data for array in row] for row in arrays], dtype=np.int64)
+def _begin(tensor: torch.Tensor) -> int:
+    """Bytes from the start of a tensor's memory to its first element."""
+    return tensor.data_ptr() - tensor.untyped_storage().data_ptr()
+
+
+def _images(request: Request) -> npt.NDArray[np.int64]:
+    """int64 [n, 8]: what the request says of each image, and its tables for x and y."""
+    columns = np.concatenate([request.images, request.x[:, None], request.y[:, None]], axis=1)
+    return np.ascontiguousarray(columns, dtype=np.int64)
+
+
+def _tables(request: Request) -> list[tuple[Any, ...]]:
+    return [
+        (t.first, t.count, t.fixed if request.quantize else t.single, t.longest, t.size)  # each read where it lies
+        for t in request.tables
+    ]
+
+
+def _memory(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """All the memory that a CPU tensor lies in."""
+    whole: torch.Tensor = torch.empty(0, dtype=torch.uint8, device="cpu").set_(tensor.untyped_storage())  # type: ignore[call-overload, unused-ignore]
+    return whole.numpy()
+
+
+def _on_host(request: Request) -> tuple[Any, ...]:
+    """The arguments of the engines that run on the CPU."""
+    return (
+        _memory(request.base),
+        _begin(request.base),
+        _images(request),
+        _tables(request),
+        _memory(request.out),
+        _shared(request),
+    )
 
 
 def run_cpp(request: Request) -> None:
     """Fill ``request.out`` with csrc/resample_cpu.cpp."""
-    jobs = _jobs(request, _host_addresses(request))
-    _native.module().resample_cpu(
-        jobs.ctypes.data, len(jobs), *_plan(request), request.num_threads, _native.cpu_level()
-    )
+    _native.module().resample_cpu(*_on_host(request), request.num_threads, _native.cpu_level())
 
 
 def run_blocks(request: Request) -> None:
     """Fill ``request.out`` with the blocks of the CUDA kernel, run on the CPU; for tests."""
-    jobs = _jobs(request, _host_addresses(request))
-    _native.module().resample_blocks(jobs.ctypes.data, len(jobs), *_plan(request))
+    _native.module().resample_blocks(*_on_host(request))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -79,6 +92,12 @@ def _on_device(table: Table, quantize: bool, device: torch.device) -> torch.Tens
     return torch.from_numpy(np.concatenate([lead, weights.reshape(-1)])).to(device)
 
 
+def _place(tensor: torch.Tensor) -> tuple[int, int]:
+    """(address, bytes) of the memory that a tensor lies in."""
+    storage = tensor.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
+
+
 def run_cuda(request: Request) -> None:
     """Enqueue csrc/resample_cuda.cu on the current stream; ``request.out`` is filled when the stream gets there."""
     device = request.base.device
@@ -89,17 +108,20 @@ def run_cuda(request: Request) -> None:
         out = len(table.first)
         begin = tensor.data_ptr()
         addresses[i] = (begin, begin + 4 * out, begin + 4 * (2 * out + -2 * out % 4))
-    jobs = _jobs(request, addresses)
+    shared, memory, where = _shared(request), _place(request.base), _place(request.out)
+    native = _native.module()
+    records = native.jobs(memory, _begin(request.base), _images(request), _tables(request), addresses, where, shared)
+    jobs = np.frombuffer(records, dtype=np.int64).reshape(-1, _WORDS)
     steps = np.diff(jobs[:, 0])
     uniform = bool((jobs[1:, 1:] == jobs[0, 1:]).all() and (steps == steps[:1]).all())
     with torch.cuda.device(device):
-        on_device = None if uniform else torch.from_numpy(jobs).pin_memory().to(device, non_blocking=True)
-        _native.module().resample_cuda(
+        on_device = None if uniform else torch.from_numpy(jobs.copy()).pin_memory().to(device, non_blocking=True)
+        native.resample_cuda(
+            records,
             0 if on_device is None else on_device.data_ptr(),
-            jobs.ctypes.data,
             int(steps[0]) if len(steps) else 0,
-            len(jobs),
-            *_plan(request),
+            where,
+            shared,
             device.index if device.index is not None else torch.cuda.current_device(),
             stream.cuda_stream,
         )

@@ -10,6 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastfid._checks import LONGEST, whole_number
+
+
+def _side(pixels: Any) -> int:
+    return whole_number("sizes: every height and width", pixels, least=1, most=LONGEST)
+
 
 @dataclass(frozen=True, eq=False)
 class RaggedImages:
@@ -30,10 +36,10 @@ class RaggedImages:
             kind = type(self.pixels).__name__
             got = f"{self.pixels.dtype} {list(self.pixels.shape)}" if kind == "Tensor" else f"a {kind}"
             raise ValueError(f"pixels must be a flat uint8 tensor, got {got}")
-        if self.channels not in (1, 3, 4):
+        if whole_number("channels", self.channels, least=1) not in (1, 3, 4):
             raise ValueError(f"channels must be 1, 3 or 4, got {self.channels}")
-        if any(height < 1 or width < 1 for height, width in self.sizes):
-            raise ValueError("sizes holds an image without pixels; every height and width must be at least 1")
+        sizes = tuple((_side(height), _side(width)) for height, width in self.sizes)
+        object.__setattr__(self, "sizes", sizes)
         if not self.pixels.is_contiguous():
             raise ValueError("pixels must be contiguous; call .contiguous() on it")
         needed = sum(height * width for height, width in self.sizes) * self.channels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import PIL
 import torch
 
 from fastfid import _native
-from fastfid._checks import whole_number
+from fastfid._checks import LONGEST, real_number, whole_number
 from fastfid._dispatch import function_for
 from fastfid.resample._filters import (
     COORDINATES,
@@ -127,10 +128,10 @@ def resize_normalize(
         raise ValueError(f"quantize=True is Pillow's arithmetic on 8-bit images; images are {base.dtype}")
     channels = _repeat_channel(geometry, channels, out_channels)
     _apply_crop(geometry, crop)
-    tables, x, y = _tables(geometry, height, width, rule, box)
     affine = _per_channel("scale", scale, channels), _per_channel("bias", bias, channels)
     _check_out_dtype(out_dtype, quantize, affine, clamp)
     result = _output(out, (len(geometry), channels, height, width), out_dtype, base.device, layout)
+    tables, x, y = _tables(geometry, height, width, rule, box)  # behind the result: no table without memory for that
     if num_threads is None:
         num_threads = _native.default_threads()
     request = Request(
@@ -145,7 +146,7 @@ def resize_normalize(
         clamp=_clamp(clamp),
         scale=affine[0],
         bias=affine[1],
-        num_threads=whole_number("num_threads", num_threads, least=1),
+        num_threads=whole_number("num_threads", num_threads, least=1, most=LONGEST),
     )
     run = function_for("resize_normalize", base.device.type, backend)
     _run(request, run, _vertical_first(geometry, height, width, passes) & quantize)
@@ -184,7 +185,9 @@ def _vertical_first(geometry: npt.NDArray[np.int64], height: int, width: int, pa
 def _size(size: Any) -> tuple[int, int]:
     if not isinstance(size, Sequence) or len(size) != 2:
         raise TypeError(f"size must be (height, width), got {size!r}")
-    return whole_number("size[0] (height)", size[0], least=1), whole_number("size[1] (width)", size[1], least=1)
+    names = ("size[0] (height)", "size[1] (width)")
+    height, width = (whole_number(name, side, least=1, most=LONGEST) for name, side in zip(names, size, strict=True))
+    return height, width
 
 
 def _one_of(name: str, value: Any, accepted: Sequence[str]) -> None:
@@ -255,6 +258,8 @@ def _geometry(images: Any, input_layout: str) -> tuple[torch.Tensor, npt.NDArray
         )
     if height < 1 or width < 1:
         raise ValueError(f"images have no pixels: {list(images.shape)}")
+    if height > LONGEST or width > LONGEST:
+        raise ValueError(f"images must have at most {LONGEST} rows and columns, got {list(images.shape)}")
     geometry = np.empty((n, 6), dtype=np.int64)
     geometry[:, 0] = np.arange(n, dtype=np.int64) * view.stride(0)
     geometry[:, 1:] = (height, width, view.stride(1), view.stride(2), view.stride(3))
@@ -262,7 +267,7 @@ def _geometry(images: Any, input_layout: str) -> tuple[torch.Tensor, npt.NDArray
 
 
 def _repeat_channel(geometry: npt.NDArray[np.int64], channels: int, out_channels: int | None) -> int:
-    if out_channels is None or out_channels == channels:
+    if out_channels is None or whole_number("out_channels", out_channels, least=1) == channels:
         return channels
     if channels != 1 or out_channels != 3:
         raise ValueError(f"out_channels={out_channels!r} cannot be made of {channels}; only 1 channel can become 3")
@@ -280,9 +285,12 @@ def _apply_crop(geometry: npt.NDArray[np.int64], crop: Any) -> None:
         top, left, height, width = (heights - side) // 2, (widths - side) // 2, side, side
     elif isinstance(crop, Sequence) and not isinstance(crop, str) and len(crop) == 4:
         least = {"top": 0, "left": 0, "height": 1, "width": 1}
-        numbers = [whole_number(f"crop ({name})", v, least=least[name]) for name, v in zip(least, crop, strict=True)]
+        numbers = [
+            whole_number(f"crop ({name})", v, least=least[name], most=LONGEST)
+            for name, v in zip(least, crop, strict=True)
+        ]
         top, left, height, width = (np.full(len(geometry), number, dtype=np.int64) for number in numbers)
-        wrong = (top + height > heights) | (left + width > widths)
+        wrong = (top > heights - height) | (left > widths - width)
         if wrong.any():
             first = int(np.nonzero(wrong)[0][0])
             raise ValueError(
@@ -299,7 +307,7 @@ def _tables(
 ) -> tuple[tuple[Any, ...], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The distinct tables and, per image, which of them serve x and y."""
     if box is not None:
-        if not isinstance(box, Sequence) or len(box) != 4 or not all(math.isfinite(v) for v in box):
+        if not isinstance(box, Sequence) or len(box) != 4 or not all(_is_finite(v) for v in box):
             raise ValueError(f"box must be four finite numbers (left, upper, right, lower), got {box!r}")
         if rule.coordinates != "half-pixel" or rule.precision != "double":
             raise ValueError(
@@ -336,7 +344,7 @@ def _per_channel(name: str, value: Any, channels: int) -> tuple[float, ...]:
     values = tuple(value) if isinstance(value, Sequence) else (value,) * channels
     if len(values) != channels:
         raise ValueError(f"{name} must be a number or {channels} numbers, one per output channel; got {value!r}")
-    if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
+    if not all(_is_finite(v) for v in values):
         raise ValueError(f"{name} must be finite, got {value!r}")
     return tuple(float(v) for v in values)
 
@@ -344,9 +352,20 @@ def _per_channel(name: str, value: Any, channels: int) -> tuple[float, ...]:
 def _clamp(clamp: Any) -> tuple[float, float]:
     if clamp is None:
         return (-math.inf, math.inf)
-    if not isinstance(clamp, Sequence) or len(clamp) != 2 or not float(clamp[0]) <= float(clamp[1]):
+    if not isinstance(clamp, Sequence) or isinstance(clamp, str) or len(clamp) != 2:
         raise ValueError(f"clamp must be (low, high) with low ≤ high, got {clamp!r}")
-    return (float(clamp[0]), float(clamp[1]))
+    low, high = real_number("clamp (low)", clamp[0]), real_number("clamp (high)", clamp[1])
+    if low > high:
+        raise ValueError(f"clamp must be (low, high) with low ≤ high, got {clamp!r}")
+    return (low, high)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a number that single precision can hold."""
+    try:
+        return bool(abs(real_number("value", value)) <= float(np.finfo(np.float32).max))
+    except (TypeError, ValueError):
+        return False
 
 
 def _check_out_dtype(out_dtype: Any, quantize: bool, affine: tuple[tuple[float, ...], ...], clamp: Any) -> None:
@@ -361,6 +380,8 @@ def _output(out: Any, shape: tuple[int, ...], dtype: torch.dtype, device: torch.
     """A new tensor, or ``out`` once it has been checked."""
     _one_of("layout", layout, ("channels_last", "NCHW"))
     n, channels, height, width = shape
+    if out is None and n * channels * height * width * dtype.itemsize > sys.maxsize:
+        raise ValueError(f"size={(height, width)}: {n} such images have more bytes than there are addresses")
     if out is None:
         if layout == "NCHW":
             return torch.empty(shape, dtype=dtype, device=device)
