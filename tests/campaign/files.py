@@ -12,13 +12,14 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
-from cache_pass import DIM, key_of, noise, run_pass
+from cache_pass import DIM, Interrupted, key_of, noise, run_pass
 from PIL import Image
 
 import fastfid
@@ -287,7 +288,7 @@ def weights_file(rng: Generator, folder: Path) -> None:
     path = folder / "damaged.pth"
     path.write_bytes(content)
     label = f"weights ({kind})"
-    with mock.patch.object(weights, "parameter_shapes", lambda: SHAPES):
+    with mock.patch.object(weights, "parameter_shapes", return_value=SHAPES):
         got = read(lambda: weights.read_state(path), label, "damaged.pth")
     if got is not None and kind == "zip":
         want = torch.load(io.BytesIO(state_dicts()[kind]), weights_only=True)
@@ -355,14 +356,10 @@ def _bits(moments: Any) -> tuple[int, bytes, bytes]:
 @functools.cache
 def checkpointed() -> tuple[bytes, Any]:
     """A checkpoint of the first two batches, and the state in it."""
-    from cache_pass import Interrupted
-
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "c"
-        try:
+        with suppress(Interrupted):
             run_pass(noise(12), record_checkpoints(path, key_of("x"), every_s=0), stop_after=2)
-        except Interrupted:
-            pass
         begun = record_checkpoints(path, key_of("x"), every_s=0).resumed
         assert begun is not None
         return path.read_bytes(), (_bits(begun.moments), begun.read)

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from campaign import files, fuzz_calls, fuzz_commands, fuzz_images, fuzz_moments, fuzz_numerics
+from campaign import (
+    ambient,
+    files,
+    fuzz_calls,
+    fuzz_commands,
+    fuzz_images,
+    fuzz_moments,
+    fuzz_numerics,
+    kills,
+    ranks,
+    special,
+)
 from campaign.trial import Entry
 
-_MODULES = (fuzz_numerics, fuzz_moments, fuzz_images, fuzz_calls, fuzz_commands, files)
+_MODULES = (fuzz_numerics, fuzz_moments, fuzz_images, fuzz_calls, fuzz_commands, files, kills, ranks, special, ambient)
 ENTRIES: dict[str, Entry] = {entry.name: entry for module in _MODULES for entry in module.ENTRIES}
 
 FLOORS = {"fuzz": 200, "files": 500, "kills": 20, "ranks": 6, "special": 100, "ambient": 100}
