@@ -30,6 +30,7 @@ SOURCES = {
     "moments": f"{EPYC}/d006e3fbc258.json",
     "growth": f"{EPYC}/growth.json",
     "parity": f"{XEON}/parity.json",
+    "reliability": f"{EPYC}/campaign.json",
     "plot": f"{EPYC}/pipeline.json",
 }
 """Block → result file. A known block without an entry: tensors (end-to-end's)."""
@@ -166,6 +167,22 @@ def growth_block(document: dict[str, Any], name: str) -> str:
     return table([f"images (`{name}`)", "s", "peak memory, MiB"], lines) + f"\n\n{said}"
 
 
+def reliability_block(document: dict[str, Any], name: str) -> str:
+    """What the campaign tried, by kind, and how often a promise was not kept."""
+    said = {
+        "fuzz": "calls of {n} public functions and commands with right, wrong and extreme arguments",
+        "files": "damaged files of {n} formats",
+        "kills": "commands killed or interrupted one to three times at random moments, and run again",
+        "ranks": "runs of two processes, one killed or stopped at a random moment",
+        "special": "pipes, sockets, links, strange names, as images and as outputs",
+        "ambient": "calls under random switches of torch, NumPy, Pillow and the process",
+    }
+    lines = []
+    for kind, one in document["kinds"].items():
+        lines.append([said[kind].format(n=one["entries"]), f"{one['tried']:,}", f"{one['failed']:,}"])
+    return table([f"{document['seconds'] / 60:.0f} minutes (`{name}`)", "tried", "failed"], lines)
+
+
 def plot_block(document: dict[str, Any], name: str) -> str:
     del document
     folder = Path(SOURCES["plot"]).parent
@@ -180,6 +197,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "moments": moments_block,
     "tensors": tensors_block,
     "growth": growth_block,
+    "reliability": reliability_block,
     "plot": plot_block,
 }
 

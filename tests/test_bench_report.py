@@ -109,3 +109,18 @@ def test_a_plot_is_the_same_bytes_each_time_and_has_no_date(report: Any, tmp_pat
     assert "<dc:date>" not in one
     assert report.digest(report.bars()) in one
     assert "fastfid bf16" in one
+
+
+def test_reliability_says_what_was_tried_and_what_failed() -> None:
+    document = {
+        "seconds": 1800.2,
+        "kinds": {
+            "fuzz": {"entries": 32, "tried": 1_234_567, "failed": 8, "least": 200},
+            "kills": {"entries": 4, "tried": 301, "failed": 0, "least": 70},
+        },
+    }
+    lines = report.reliability_block(document, "campaign.json").splitlines()
+    assert lines[0] == "| 30 minutes (`campaign.json`) | tried | failed |"
+    assert lines[2].startswith("| calls of 32 public functions and commands")
+    assert lines[2].endswith("| 1,234,567 | 8 |")
+    assert lines[3].endswith("| 301 | 0 |")

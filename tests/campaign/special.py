@@ -23,7 +23,7 @@ from campaign.trial import Entry, Fault, close, pick, require, said, unchanged
 
 Generator = np.random.Generator
 STRANGE = (
-    "new\nline.png", "tab\t.png", "\x1b[31mred.png", "[bold]markup[/bold].png", b"latin\xe9.png", "ü.png", "-.png",
+    "new\nline.png", "tab\t.png", "\x1b[31mred.png", "[red]markup[-red].png", b"latin\xe9.png", "ü.png", "-.png",
     "--json.png", " .png", "a" * 240 + ".png", ".hidden.png", "quo'te\".png", "back\\slash.png", "💥.png", "%s{0}.png",
     "\r.png", "\x7f.png", "\u202egnp.x.png",
 )  # fmt: skip
@@ -101,6 +101,7 @@ def members(rng: Generator, folder: Path) -> None:
 def bad_names(rng: Generator, folder: Path) -> None:
     """A broken image of a strange name, by the command line: one line, no escape sequence, and its exit code."""
     (folder / "set").mkdir()
+    (folder / "out").mkdir()
     name = os.fsdecode(pick(rng, STRANGE))
     (folder / "set" / name).write_bytes(b"no image")
     code = ended(forked(command("stats", folder / "set", *words("stats", folder, "")[2:]), folder / "log"))
@@ -112,9 +113,9 @@ def bad_names(rng: Generator, folder: Path) -> None:
 
 
 def crowd(rng: Generator, folder: Path) -> None:
-    """A folder of thousands of other files and a few images."""
+    """A folder of hundreds of other files and a few images."""
     images = pictures(rng, 4)
-    for index in range(int(rng.integers(500, 3000))):
+    for index in range(int(rng.integers(200, 600))):
         (folder / f"{index}.txt").touch()
     for index, one in enumerate(images):
         Image.fromarray(one).save(folder / f"{index}.png")
