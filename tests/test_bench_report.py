@@ -111,7 +111,7 @@ def test_a_plot_is_the_same_bytes_each_time_and_has_no_date(report: Any, tmp_pat
     assert "fastfid bf16" in one
 
 
-def test_reliability_says_what_was_tried_and_what_failed() -> None:
+def test_reliability_says_what_was_tried_and_what_failed(report: Any) -> None:
     document = {
         "seconds": 1800.2,
         "kinds": {
