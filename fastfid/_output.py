@@ -110,18 +110,13 @@ class Target:
             file, part = temporary(place.final)
             try:
                 yield file
-                file.flush()
                 _take_over(file.fileno(), place)
-                if durable:
-                    os.fsync(file.fileno())
-                publish(file, part, place.final)
+                publish(file, part, place.final, durable=durable)
             except BaseException:
                 with suppress(OSError):
                     file.close()
                 _removed(part)
                 raise
-            if durable:
-                _sync_folder(place.final.parent)
 
     def _place(self) -> _Place:
         """What is there now; OutputError where it can't be written to."""
@@ -170,12 +165,17 @@ def temporary(final: Path) -> tuple[IO[bytes], Path]:
     raise OutputError(str(final), "no temporary beside it stayed there")
 
 
-def publish(file: IO[bytes], part: Path, final: Path) -> None:
-    """Have a complete temporary take the place of ``final``, and close it."""
+def publish(file: IO[bytes], part: Path, final: Path, *, durable: bool = True) -> None:
+    """Have a complete temporary take the place of ``final``, once the disk has it, and close it."""
+    file.flush()
+    if durable:
+        os.fsync(file.fileno())
     if os.name == "nt":  # which moves no open file, and has no lock that closing would give up
         file.close()
     part.replace(final)
     file.close()
+    if durable:
+        _sync_folder(final.parent)
 
 
 def sweep(folder: str | os.PathLike[str], name: str | None = None) -> int:

@@ -132,7 +132,7 @@ class Rows:
 def seal(
     file: IO[bytes], arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], rows: Rows | None = None
 ) -> None:
-    """Complete a file: ``rows``, if any, as "features", then ``arrays``, then the header; all of it on the disk."""
+    """Complete a file: ``rows``, if any, as "features", then ``arrays``, then the header."""
     extents, digests = {}, {}
     at = 0
     if rows is None:
@@ -157,7 +157,6 @@ def seal(
     file.seek(0)
     file.write((HEADER_BYTES - 8).to_bytes(8, "little") + text.ljust(HEADER_BYTES - 8))
     file.flush()
-    os.fsync(file.fileno())
 
 
 def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:

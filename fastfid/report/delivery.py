@@ -7,6 +7,7 @@ the number stands in its place. Streams that can't hold a character get it spell
 from __future__ import annotations
 
 import codecs
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -98,12 +99,13 @@ def drawn(renderable: Any) -> str:
     """What rich makes of a table, for stdout; wide enough not to fold where no terminal says how wide it is."""
     from rich.console import Console
 
-    console = Console(soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(width=220)
-    with console.capture() as captured:
-        console.print(renderable)
-    return captured.get()
+    class Sink(io.StringIO):
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # which decides whether boxes are drawn in ASCII
+
+    stdout, sink = Console(), Sink()
+    width = stdout.width if stdout.is_terminal else 220
+    Console(file=sink, width=width, force_terminal=stdout.is_terminal).print(renderable)
+    return sink.getvalue()
 
 
 def open_streams() -> None:
