@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,14 +17,15 @@ import pytest
 import torch
 from images import KINDS, photo, photos, png, write_folder, write_kinds, write_zip
 
+from fastfid.protocols import PROTOCOLS
 from fastfid.sources import Decode, open_source
 from fastfid.sources.decode import decode_image
 
 pytestmark = pytest.mark.oracle
 
 Reference = Callable[[str], ModuleType]
-CLEAN = Decode(recursive=True, npy_files=True, hidden=False, follow_links=True)
-FIDELITY = frozenset({"png", "jpg", "jpeg"})
+CLEAN = PROTOCOLS["clean"].decode
+FIDELITY = PROTOCOLS["torch-fidelity"].decode
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +116,7 @@ def test_listing_of_pytorch_fid(reference: Reference, tmp_path: Path, monkeypatc
     seen: list[object] = []
     monkeypatch.setattr(fid_score, "calculate_activation_statistics", lambda files, *_: (seen.extend(files), None))
     fid_score.compute_statistics_of_path(str(deep_set(tmp_path)), None, 1, 2048, "cpu")
-    assert relative(seen, tmp_path) == listed(tmp_path, Decode())
+    assert relative(seen, tmp_path) == listed(tmp_path, PROTOCOLS["pytorch-fid"].decode)
 
 
 def test_listing_of_clean_fid(reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,15 +132,109 @@ def test_listing_of_torch_fidelity(reference: Reference, tmp_path: Path, deep: b
     utils = reference("torch_fidelity.utils")
     folder = Path(os.path.realpath(deep_set(tmp_path)))
     theirs = utils.glob_samples_paths(str(folder), deep, "png,jpg,jpeg", verbose=False)
-    assert relative(theirs, folder) == listed(folder, Decode(recursive=deep, extensions=FIDELITY))
+    assert relative(theirs, folder) == listed(folder, replace(FIDELITY, recursive=deep))
 
 
 def test_upper_case_extensions_of_torch_fidelity(reference: Reference, tmp_path: Path) -> None:
-    """pytorch-fid passes over these on a case-sensitive file system; torch-fidelity and fastfid read them."""
+    """pytorch-fid passes over these on a case-sensitive file system; torch-fidelity reads them."""
     for name in ("A.PNG", "b.Jpg", "c.png"):
         (tmp_path / name).write_bytes(png(photo(1)))
     theirs = reference("torch_fidelity.utils").glob_samples_paths(str(tmp_path), False, "png,jpg,jpeg", verbose=False)
-    assert relative(theirs, Path(os.path.realpath(tmp_path))) == listed(tmp_path, Decode(extensions=FIDELITY))
+    assert relative(theirs, Path(os.path.realpath(tmp_path))) == listed(tmp_path, FIDELITY)
+
+
+def odd_set(folder: Path, seed: int) -> Path:
+    """Names in mixed case, hidden, odd, nested; links to files, to folders and to nothing; nothing that is opened."""
+    draw = random.Random(seed)
+    stems = ["a", "B", "c.d", "", ".", ".hid", "e f", "x.png", "ü", "["]
+    endings = [
+        ".png",
+        ".PNG",
+        ".Png",
+        ".jpg",
+        ".JPG",
+        ".Jpeg",
+        ".JPEG",
+        ".jpeg",
+        ".TIF",
+        ".tiff",
+        ".webp",
+        ".bmp",
+        ".gif",
+    ]
+    endings += [".bmp", ".gif", ".npy", ".NPY", ".txt", "png", ".png~", ".ppm", ".pgm", ""]
+
+    def fill(place: Path, depth: int) -> None:
+        place.mkdir(parents=True)
+        for _ in range(draw.randint(3, 14)):
+            name = draw.choice(stems) + draw.choice(endings)
+            if name not in ("", ".", "..") and not (place / name).exists():
+                (place / name).touch()
+        (place / f"link{depth}.png").symlink_to(folder.parent / f"target{seed}.bin")
+        (place / f"nowhere{depth}.jpg").symlink_to("nothing")
+        for name in ("s", ".t", "u.d"):
+            if depth and draw.random() < 0.6:
+                fill(place / name, depth - 1)
+
+    (folder.parent / f"target{seed}.bin").touch()
+    elsewhere = folder.parent / f"elsewhere{seed}"
+    (elsewhere / "f").mkdir(parents=True)
+    (elsewhere / "f" / "g.png").touch()
+    fill(folder, 3)
+    (folder / "linked").symlink_to(elsewhere)
+    return folder
+
+
+SEEDS = range(40)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_odd_listings_of_pytorch_fid(
+    reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    fid_score = reference("pytorch_fid.fid_score")
+    folder, seen = odd_set(tmp_path / "set", seed), []
+    monkeypatch.setattr(fid_score, "calculate_activation_statistics", lambda files, *_: (seen.extend(files), None))
+    fid_score.compute_statistics_of_path(str(folder), None, 1, 2048, "cpu")
+    assert relative(seen, folder) == names_of(folder, "pytorch-fid")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("archive", [False, True])
+def test_odd_listings_of_clean_fid(
+    reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, archive: bool
+) -> None:
+    fid = reference("cleanfid.fid")
+    folder, seen = odd_set(tmp_path / "set", seed), []
+    monkeypatch.setattr(fid, "get_files_features", lambda files, *_, **__: seen.extend(files))
+    if archive:
+        path = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", without_broken_links(folder)))
+        fid.get_folder_features(str(path), verbose=False)
+        assert sorted(seen) == names_of(path, "clean")
+    else:
+        fid.get_folder_features(str(folder), verbose=False)
+        assert sorted(relative(seen, folder)) == names_of(folder, "clean")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_odd_listings_of_torch_fidelity(reference: Reference, tmp_path: Path, seed: int) -> None:
+    """It names files by where links point to."""
+    folder = odd_set(Path(os.path.realpath(tmp_path)) / "set", seed)
+    theirs = reference("torch_fidelity.utils").glob_samples_paths(str(folder), False, "png,jpg,jpeg", verbose=False)
+    ours = [os.path.realpath(folder / name) for name in names_of(folder, "torch-fidelity")]
+    assert theirs == sorted(ours)
+
+
+def without_broken_links(folder: Path) -> Path:
+    for path in list(folder.rglob("nowhere*")):
+        path.unlink()
+    return folder
+
+
+def names_of(path: Path, protocol: str) -> list[str]:
+    found = open_source(path, decode=PROTOCOLS[protocol].decode)
+    assert found.count
+    return found.names
 
 
 def test_damaged_files_stop_every_package(reference: Reference, tmp_path: Path) -> None:
