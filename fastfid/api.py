@@ -14,7 +14,7 @@ import torch
 
 from fastfid._metadata import missing_shards
 from fastfid._output import Target
-from fastfid.distributed import joined
+from fastfid.distributed import asked, joined
 from fastfid.errors import OutputError
 from fastfid.extractors import TAPS
 from fastfid.job import Job
@@ -41,7 +41,7 @@ def fid(
     skip_bad: bool = False,
     certify: bool | None = None,
     progress: bool | None = None,
-    distributed: bool = False,
+    distributed: bool | str = False,
     timeout: float | None = None,
     cache: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -72,8 +72,11 @@ def fid(
         skip_bad: go on when an image can't be read; the result lists them.
         certify: passed to ``fastfid.frechet``: pay for the tight enclosure.
         progress: show a bar on stderr; where None, only on a terminal.
-        distributed: all processes of torchrun, or of the process group that this one is in, make this call: each reads
-            its share of the images, and all get the same result. Your own process group is not touched.
+        distributed: all processes of torchrun, or of the process group that this one is in, make this call, and all get
+            the same result. True or "shared": all are given the same sets, by content, and each reads its share; a
+            DataLoader that shuffles, or is divided already, is refused. "own": arrays, tensors, Datasets, DataLoaders
+            and iterables are each process's own, all of it counts; paths and Moments are shared all the same. Your own
+            process group is not touched.
         timeout: seconds that a process of a distributed call waits for another at each exchange; None means
             FASTFID_TIMEOUT, or 1800. After 30 (FASTFID_ANNOUNCE) a line on stderr says which one it waits for.
         cache: a folder in which features are kept by content, protocol and weights, for later runs and for going on
@@ -101,7 +104,8 @@ def fid(
         Equal to pytorch-fid and torch-fidelity to 1e-6 relative where the covariances have full rank, and to 1e-5 of
         clean-fid and torchmetrics, which hold float32 means or return float32 (tests/oracles/test_fid_oracles.py).
     """
-    with joined(distributed, timeout_s=timeout) as world:
+    several, own = asked(distributed)
+    with joined(several, timeout_s=timeout) as world:
         job = Job(
             protocol=protocol,
             tap=tap,
@@ -119,6 +123,7 @@ def fid(
             cache=cache,
             checkpoint=checkpoint,
             key=key,
+            own=own,
         )
         if ref is gen and isinstance(ref, Iterator):
             raise ValueError("ref and gen are the same iterator, which can be read only once; pass two, or a list")
@@ -151,7 +156,7 @@ def stats(
     skip_bad: bool = False,
     shard: Shard | str | tuple[int, int] | None = None,
     progress: bool | None = None,
-    distributed: bool = False,
+    distributed: bool | str = False,
     timeout: float | None = None,
     cache: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -180,7 +185,8 @@ def stats(
     """
     if output is not None and Path(output).suffix != ".npz":  # before the work, not after it
         raise ValueError(f"output must end in .npz, got {os.fspath(output)!r}")
-    with joined(distributed, timeout_s=timeout) as world:
+    several, own = asked(distributed)
+    with joined(several, timeout_s=timeout) as world:
         job = Job(
             protocol=protocol,
             tap=tap,
@@ -199,6 +205,7 @@ def stats(
             cache=cache,
             checkpoint=checkpoint,
             key=key,
+            own=own,
         )
         if output is not None and world.index == 0:
             Target(output).prove(_room(job))

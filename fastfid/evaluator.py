@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from fastfid.distributed import World, joined, merge_across
+from fastfid.agreement import twins
+from fastfid.distributed import World, asked, joined, merge_across
 from fastfid.errors import SetWarning
 from fastfid.job import Job, Side
 from fastfid.moments import Moments
@@ -75,12 +76,13 @@ class Evaluator:
         seed: int = 0,
         skip_bad: bool = False,
         progress: bool | None = None,
-        distributed: bool = False,
+        distributed: bool | str = False,
         key: Key = None,
         timeout: float | None = None,
     ) -> None:
-        self._distributed, self._timeout = distributed, timeout
-        with joined(distributed, timeout_s=timeout) as world:
+        self._timeout = timeout
+        self._distributed, own = asked(distributed)
+        with joined(self._distributed, timeout_s=timeout) as world:
             self._job = Job(
                 protocol=protocol,
                 tap=tap,
@@ -96,6 +98,7 @@ class Evaluator:
                 progress=progress,
                 world=world,
                 key=key,
+                own=own,
             )
             if world.size > 1 and self._job.protocol.statistics.block:
                 raise ValueError(
@@ -109,7 +112,8 @@ class Evaluator:
             self._job.require_statistics(self._ref)
             self._job.prove(self._ref)
             self._job.check_network()  # loaded now rather than in the first update, and what it has to say is said
-        self._job.world = World()
+            self._job.agree_on_network()
+        self._job.leave()
         self._remarks = tuple(self._job.remarks)
         self._reading = Reading(self._job.batch_size)
         self._last: torch.cuda.Event | None = None
@@ -191,6 +195,9 @@ class Evaluator:
         dropped = tally.dropped
         if moments.n == 0 and tally.rest is not None:
             moments.update(tally.rest)
+        told = twins(world, moments) if world.size > 1 else None
+        if told is not None:
+            job.warn(SetWarning, told)
         moments = merge_across(moments, world, device=job.device)
         description = f"{sum(world.gather('read', tally.read))} images taken by Evaluator"
         unread = tuple(by_reason(self._unread).items())

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from fastfid import _metadata, _moments_io, _progress
 from fastfid._checks import whole_number
 from fastfid._dispatch import report
 from fastfid._shown import shown
+from fastfid.agreement import Sharing, agree_on_network
 from fastfid.comparable import facts_of, require_network, require_protocol
 from fastfid.distance import RTOL, check_dims, compare
 from fastfid.distributed import World, first_on_node, local_device
 from fastfid.errors import (
     BackendUnavailableError,
     BadImageWarning,
+    CacheWarning,
     FastFIDWarning,
     IncomparableError,
     NotFIDWarning,
@@ -93,6 +95,7 @@ class Job:
         cache: str | os.PathLike[str] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         key: Key = None,
+        own: bool = False,
     ) -> None:
         chosen = find_protocol(protocol)
         if extractor is not None and (weights is not None or tap is not None or precision != "fp32"):
@@ -120,6 +123,7 @@ class Job:
         self.skip_bad = skip_bad
         self.shard = shard
         self.key = key
+        self.sharing = Sharing(self.world, own)
         self.share = shard if self.world.size == 1 else Shard(self.world.index, self.world.size)
         self.progress = self.world.index == 0 and _progress.wanted(progress)
         self.remarks: list[str] = []
@@ -168,6 +172,9 @@ class Job:
             source = open_source(given, decode=self.protocol.decode, key=self.key)
         except (ValueError, TypeError, FileNotFoundError) as error:
             raise type(error)(f"{role}: {error}") from error
+        told = self.sharing.understand(role, source)
+        if told is not None:
+            self.warn(SetWarning, told)
         return Opened(role, source.description, source)
 
     def check(self, opened: Sequence[Opened]) -> None:
@@ -178,9 +185,7 @@ class Job:
                 raise ValueError(f"limit={self.limit}, but {one.role}={one.description!r} holds {count} images")
             if isinstance(one.what, Source) and self.share != WHOLE and self.protocol.statistics.block:
                 self._check_blocks(one, count)
-        given = [(one.description, one.what.count if isinstance(one.what, Source) else one.what.n) for one in opened]
-        settings = (self.protocol.fingerprint(), self.precision, self.limit, self.seed, self.skip_bad)
-        self.world.same("image sets and settings", (given, settings))
+        self._agree(opened)
         statistics = [one for one in opened if isinstance(one.what, Moments)]
         for one in statistics:
             facts = facts_of(one.what)
@@ -188,7 +193,11 @@ class Job:
             if facts and len(statistics) < len(opened):
                 require_network(one.role, one.description, facts, self._network())
         for one in opened:
-            if isinstance(one.what, Source) and self.keeping.checkpoint is not None:
+            if (
+                isinstance(one.what, Source)
+                and self.keeping.checkpoint is not None
+                and not self.sharing.is_own(one.what)
+            ):
                 reading = self._reading(one.what)
                 self.keeping.prove(one.role, one.what, self.extractor, self.protocol, reading, self.device)
 
@@ -196,6 +205,8 @@ class Job:
         """What a distance needs of its sides beyond what ``check`` knows: two samples each, and one dimension."""
         for one in opened:
             n = one.what.count if isinstance(one.what, Source) else one.what.n
+            if self.sharing.is_own(one.what):
+                continue
             if n is not None and self.limit is not None and isinstance(one.what, Source):
                 n = min(n, self.limit)
             _require_two(one.role, one.description, n)
@@ -217,6 +228,30 @@ class Job:
                 f"{who} has {dim} features, {self._dim[1]} has {self._dim[0]}: no distance is defined between them; "
                 "make both with the same network and tap (--tap, --extractor)"
             )
+
+    def _agree(self, opened: Sequence[Opened]) -> None:
+        """That all processes were given the same, by content."""
+        settings = {
+            "protocol": self.protocol.to_dict(),
+            "limit": self.limit,
+            "seed": self.seed,
+            "skip_bad": self.skip_bad,
+            "key": self.key,
+        }
+        whole = {"limit": self.limit, f"protocol {self.protocol.name}": self.protocol.statistics.block}
+        self.sharing.agree([(one.role, one.description, one.what) for one in opened], settings, whole)
+        if any(isinstance(one.what, Source) for one in opened):
+            self.agree_on_network()
+
+    def agree_on_network(self) -> None:
+        """That all processes have the same network."""
+        if self.world.size > 1:
+            agree_on_network(self.world, self.extractor, self._network(), self.protocol.resize.size)
+
+    def leave(self) -> None:
+        """Go on as a process alone; what was measured stays."""
+        self.world = World()
+        self.sharing = Sharing(self.world, False)
 
     def _check_blocks(self, opened: Opened, count: int | None) -> None:
         """Which images an incomplete last block holds must be known before the set is read in shards."""
@@ -243,7 +278,20 @@ class Job:
         source, extractor = opened.what, self.extractor
         self._remark_on_resampler()
         reading = self._reading(source)
-        entry, recording = self.keeping.of(opened.role, source, extractor, self.protocol, reading, self.device)
+        entry, recording = None, None
+        if not self.sharing.is_own(source):
+            entry, recording = self.keeping.of(opened.role, source, extractor, self.protocol, reading, self.device)
+        elif self.keeping.cache is not None or self.keeping.checkpoint is not None:
+            self.warn(CacheWarning, f"{opened.description}: what is each process's own is not kept")
+        watch = partial(
+            self.sharing.watch,
+            f"{opened.role}={opened.description!r}",
+            source,
+            limit=reading.limit,
+            seed=reading.seed,
+            block=reading.block,
+            skip_bad=reading.skip_bad,
+        )
         with _progress.bar(opened.role, reading.count(source), self.progress) as progress:
 
             def show(count: int) -> None:
@@ -260,6 +308,7 @@ class Job:
                 world=self.world,
                 entry=entry,
                 recording=recording,
+                watch=watch,
             )
         notes = tuple(dict.fromkeys(note for share in self.world.gather("notes", source.notes) for note in share))
         for text in dict.fromkeys(text for share in self.world.gather("remarks", source.remarks) for text in share):
@@ -276,9 +325,10 @@ class Job:
                 f"{opened.description}: protocol {self.protocol.name} leaves out the last {dropped} images, an "
                 f"incomplete block of {self.protocol.statistics.block}",
             )
-        self.label(done.moments, opened.description, skipped=skipped, reasons=reasons, notes=notes, unread=unread)
+        description = self.sharing.described(source, opened.description)
+        self.label(done.moments, description, skipped=skipped, reasons=reasons, notes=notes, unread=unread)
         info = SetInfo(
-            opened.description,
+            description,
             source.kind,
             done.moments.n,
             skipped,
@@ -360,9 +410,10 @@ class Job:
         return result
 
     def _reading(self, source: Source) -> Reading:
-        block = self.protocol.statistics.block if self.share != WHOLE else 0
+        share = WHOLE if self.sharing.is_own(source) else self.share
+        block = self.protocol.statistics.block if share != WHOLE else 0
         workers = self._workers(source)
-        return Reading(self.batch_size, workers, self.limit, self.seed, self.skip_bad, self.share, block)
+        return Reading(self.batch_size, workers, self.limit, self.seed, self.skip_bad, share, block)
 
     def _workers(self, source: Source) -> int:
         """Processes beside a GPU, as pytorch-fid has them; on a CPU a thread, for its cores belong to the network."""

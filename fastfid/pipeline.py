@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from fastfid._dispatch import backend_for
+from fastfid.agreement import Watch
 from fastfid.cache import Entry, PassState, Recording
 from fastfid.distributed import World, merge_across
 from fastfid.errors import EmptySourceError
@@ -23,7 +24,7 @@ from fastfid.linalg.inputs import float64_device
 from fastfid.moments import Moments
 from fastfid.protocols import IDENTITY, Normalize, Protocol, Resize
 from fastfid.resample import RaggedImages, resize_normalize
-from fastfid.sources import WHOLE, Batches, Shard, Source
+from fastfid.sources import WHOLE, Batches, ImageBatch, Shard, Source
 from fastfid.staging import Staging
 from fastfid.tally import FeatureBatch, Tally
 
@@ -143,12 +144,20 @@ def _resample(
 
 
 def features_of(
-    source: Source, protocol: Protocol, extractor: Extractor, reading: Reading, *, device: torch.device, start: int = 0
+    source: Source,
+    protocol: Protocol,
+    extractor: Extractor,
+    reading: Reading,
+    *,
+    device: torch.device,
+    start: int = 0,
+    seen: Callable[[ImageBatch], None] | None = None,
 ) -> Generator[FeatureBatch, None, None]:
     """The features of a set, batch by batch; closing the generator ends its threads and processes.
 
     Args:
         start: leave out this many images at the beginning of the shard.
+        seen: gets each decoded batch first.
 
     Raises:
         BadImageError: an image can't be read and ``reading.skip_bad`` is false.
@@ -157,6 +166,8 @@ def features_of(
     with closing(reading.batches(source, start)) as batches:
         for batch in batches:
             rows = pixels = None
+            if seen is not None:
+                seen(batch)
             if batch.names:
                 with torch.no_grad():
                     pixels = staging(batch.images)
@@ -177,6 +188,7 @@ def extract(
     world: World | None = None,
     entry: Entry | None = None,
     recording: Recording | None = None,
+    watch: Callable[..., Watch | None] | None = None,
 ) -> Tally:
     """One pass: the moments of the extractor's features over an image set.
 
@@ -184,6 +196,7 @@ def extract(
         world: the processes that read the set's shards, one each; what they found is merged, the same on all.
         entry: what an earlier pass over the same shard came to; nothing is read then.
         recording: keeps the pass for later ones, and knows where an interrupted one stopped.
+        watch: makes what sees to it that all ranks were given the same, from the position where the pass begins.
 
     Raises:
         BadImageError: an image can't be read and ``reading.skip_bad`` is false.
@@ -195,12 +208,18 @@ def extract(
     if entry is not None:
         tally = _restored(entry.state, source, block, device)
         tally.seconds = 0.0
+        watching = None if watch is None else watch(start=tally.read)
     else:
         with recording or nullcontext():
             resumed = None if recording is None else recording.resumed
             tally = Tally(block) if resumed is None else _restored(resumed, source, block, device)
-            batches = features_of(source, protocol, extractor, reading, device=device, start=tally.read)
+            watching = None if watch is None else watch(start=tally.read)
+            seen = None if watching is None else watching.see
+            batches = features_of(source, protocol, extractor, reading, device=device, start=tally.read, seen=seen)
             _run(batches, tally, source, extractor, recording, progress, world)
+    remark = None if watching is None else watching.finish()
+    if remark:
+        source.notes = (*source.notes, remark)
     tally.finish()
     tally.moments = merge_across(tally.moments, world, device=device)
     tally.skipped = [bad for share in world.gather("skipped", tally.skipped) for bad in share]

@@ -64,7 +64,7 @@ LEVEL = {
     "pipeline": 2,
     "staging": 3, "tally": 3,
     "results": 2,
-    "cache": 2.5, "comparable": 2.5,
+    "cache": 2.5, "agreement": 2.5, "comparable": 2.5,
     "protocols": 3,
     "sources": 4, "extractors": 4,
     "distance": 5,

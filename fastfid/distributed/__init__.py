@@ -20,7 +20,7 @@ that is slow from one that is stopped.
 Source: Chan, Golub & LeVeque, doi:10.1080/00031305.1983.10483115 (the merge).
 """
 
-from fastfid.distributed.launch import local_device, under_launcher
+from fastfid.distributed.launch import asked, local_device, under_launcher
 from fastfid.distributed.merge import merge_across
 from fastfid.distributed.patience import TIMEOUT_S
 from fastfid.distributed.world import World, first_on_node, joined, together
@@ -28,6 +28,7 @@ from fastfid.distributed.world import World, first_on_node, joined, together
 __all__ = [
     "TIMEOUT_S",
     "World",
+    "asked",
     "first_on_node",
     "joined",
     "local_device",

@@ -20,6 +20,16 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _stores: dict[tuple[str, ...], Store] = {}
 
 
+def asked(distributed: bool | str) -> tuple[bool, bool]:
+    """The argument of that name as (several processes, each with images of its own); ValueError where it is neither."""
+    if distributed not in (False, True, "shared", "own"):
+        raise ValueError(
+            f"distributed={distributed!r}; accepted: False, True or 'shared' (all processes are given the same sets, "
+            "which are divided), 'own' (what comes from Python is each process's own)"
+        )
+    return bool(distributed), distributed == "own"
+
+
 def under_launcher() -> bool:
     """Whether torchrun, or something that sets the same variables, started this process as one of several."""
     return all(os.environ.get(name) for name in _VARIABLES) and os.environ["WORLD_SIZE"] != "1"

@@ -64,14 +64,12 @@ class World:
         """
         return self._exchange(what, None, value)
 
-    def same(self, what: str, value: object, hint: str = "") -> None:
-        """ValueError on every rank unless all have an equal ``value``; ``hint`` is the way out, as a sentence."""
+    def same(self, what: str, value: object) -> None:
+        """ValueError on every rank unless all have an equal ``value``."""
         first, *others = self.gather(what, value)
         for rank, other in enumerate(others, start=1):
             if other != first:
-                raise ValueError(
-                    f"{what}: rank 0 has {first!r}, rank {rank} has {other!r}; all ranks need the same. {hint}".strip()
-                )
+                raise ValueError(f"{what}: rank 0 has {first!r}, rank {rank} has {other!r}; all ranks need the same")
 
     def once(self, what: str, make: Callable[[], _T]) -> _T:
         """What ``make()`` gives on rank 0, on every rank; it must pickle."""

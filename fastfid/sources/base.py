@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -125,6 +126,17 @@ class Source(ABC):
     notes: tuple[str, ...] = ()
     unread: Mapping[str, int] = MappingProxyType({})
     remarks: tuple[str, ...] = ()
+    _picked: Order | None = None
+
+    def order(self, *, limit: int | None = None, seed: int = 0, shard: Shard = WHOLE, block: int = 0) -> Order:
+        """The indices that ``batches`` with the same arguments reads, ascending; only where images can be indexed."""
+        return self._order(Plan(1, 0, limit, seed, False, shard, 0, block))
+
+    def picked(self, indices: Order) -> Source:
+        """The same set, of which ``batches`` reads only these (ascending), under their own names."""
+        made = copy.copy(self)
+        made._picked = indices
+        return made
 
     def batches(
         self,
@@ -188,6 +200,8 @@ class Source(ABC):
     def _order(self, plan: Plan) -> Order:
         """The ascending indices to read: all, or the subset that EDM and StyleGAN take; of these, the shard's."""
         assert self.count is not None
+        if self._picked is not None:
+            return self._picked
         order = np.arange(self.count, dtype=np.int64)
         if plan.limit is not None and plan.limit < self.count:
             # The legacy generator on purpose: published numbers rest on its subsets.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from fastfid._files import is_own
@@ -35,6 +36,8 @@ class BatchesSource(Source):
     """
 
     kind: ClassVar[str] = "batches"
+    watch: Callable[[NDArray[Any] | torch.Tensor, Layout], None] | None = None
+    """Sees every image that comes, [n, …] as it is, whether the shard takes it or not."""
 
     def __init__(self, items: Iterable[Any], layout: Layout | None, key: Key = None, what: str = "") -> None:
         self.items = items
@@ -63,6 +66,8 @@ class BatchesSource(Source):
                 if images.shape[order.index("C")] == 1:
                     self.notes = (REPEATED,)
                 count = len(images) if plan.limit is None else min(len(images), plan.limit - position)
+                if self.watch is not None and count:
+                    self.watch(images[:count], order)
                 mine = list(range((index - position) % of, count, of))
                 skipped = min(len(mine), plan.start - taken)
                 taken, mine = taken + skipped, mine[skipped:]
