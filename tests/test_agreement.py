@@ -314,7 +314,7 @@ def measure(names: list[str], where: Path) -> list[tuple[Any, ...]]:
     return found
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_number_of_one_process(size: int, tmp_path: Path) -> None:
     want = fastfid.fid(REAL, MADE, extractor=Means(), device="cpu", batch_size=8, progress=False).value
     names = [name for name in RIGHT if size == 2 or name != "own halves of a loader"]  # 70 is no multiple of 3

@@ -91,7 +91,7 @@ def test_stats_are_written_once(tmp_path: Path) -> None:
     check(got.cov(), want.cov(), relative=MERGED_ACROSS)
     assert "shards" not in got.metadata
     refused = run(write_stats, 2, REAL, tmp_path / "nowhere" / "real.npz")
-    assert {one.error for one in refused} == {"FileNotFoundError", "RankError"}
+    assert {one.error for one in refused} == {"OutputError", "RankError"}
 
 
 def evaluate(shares: list[Any]) -> list[float]:
