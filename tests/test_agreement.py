@@ -260,7 +260,7 @@ WRONG: dict[str, tuple[Callable[[Place], dict[str, Any]], str]] = {
         lambda p: {"gen": array_file(p, "e", p.other(MADE[:64], changed(MADE[:64], 5)))}, "item '5' of rank 0"
     ),
     # statistics and networks
-    "other statistics": (lambda p: {"gen": statistics(p.other(MADE, changed(MADE, 5)))}, "statistics of rank 0 and rank 1"),
+    "other statistics": (lambda p: {"gen": statistics(p.other(MADE, changed(MADE, 5)))}, "the statistics of rank 0"),
     "statistics of fewer": (lambda p: {"gen": statistics(p.other(MADE, MADE[:50]))}, "70 and 50"),
     "a script": (
         lambda p: {"gen": MADE, "extractor": str(script(p, p.other(1.0, 3.0)))},
