@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import IO, Any
 
 import numpy as np
@@ -65,14 +65,16 @@ class Held:
 def opened(file: IO[bytes]) -> Generator[Image.Image, None, None]:
     """``Image.open`` with MAX_PIXELS in place of Pillow's own limit, and no truncated file passed off as whole.
 
-    The limit holds while plugins open the file, where some of them already decode it; it is a global, so other threads
-    see it for as long as that takes. Whether truncated files are errors is touched only where a program has said that
-    they are not.
+    The limit holds while plugins open the file, where some of them already decode it, and for images above Pillow's own
+    limit until they are decoded; it is a global, so other threads see it for as long as that takes. Whether truncated
+    files are errors is touched only where a program has said that they are not.
     """
     with _whole_files:
         with _pixels:
             image = Image.open(file)
-        with image:
+        width, height = image.size
+        large = width * height > (Image.MAX_IMAGE_PIXELS or base.MAX_PIXELS)
+        with image, _pixels if large else nullcontext():  # some ask again when they decode
             yield image
 
 
@@ -84,7 +86,7 @@ def rgb_array(image: Image.Image) -> Pixels:
     image.load()
     pixels = np.empty((height, width, 3), np.uint8)
     step = max(1, STRIPS_FROM // 4 // width)
-    with _pixels:  # crop asks, too
+    with _pixels:  # crop asks as well
         for top in range(0, height, step):
             bottom = min(top + step, height)
             pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)).convert("RGB"))

@@ -181,7 +181,8 @@ def _decoded(file: IO[bytes], name: str) -> tuple[Pixels, bool]:
         with opened(file) as image:
             return rgb_pixels(image), image.mode[0] in "IF"
     except UnidentifiedImageError as error:
-        empty = file.seek(0, os.SEEK_END) == 0
+        file.seek(0)
+        empty = not file.read(1)
         raise ValueError(
             "the file is empty" if empty else "not an image, or of a format that the installed Pillow can't read"
         ) from error
