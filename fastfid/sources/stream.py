@@ -14,6 +14,7 @@ from fastfid._files import is_own
 from fastfid.errors import BadImageError
 from fastfid.sources.arrays import REPEATED, to_rgb
 from fastfid.sources.base import Batches, ImageBatch, Layout, Pixels, Plan, Source, pack, unpack
+from fastfid.sources.delivery import Delivery
 from fastfid.sources.items import Key, image_batches
 from fastfid.sources.loader import DecodedSource
 from fastfid.sources.reader import Reader
@@ -60,9 +61,11 @@ class BatchesSource(Source):
     def _rebatched(self, plan: Plan) -> Batches:
         index, of = plan.shard.index, plan.shard.of
         position, taken, waiting = 0, 0, _Waiting()
+        delivery = Delivery(self.items, self.description)
         for number, item in enumerate(self.items):
             what = self.what or f"item {number} of {self.description}"
             for images, order in image_batches(item, self.layout, what, self.key):
+                delivery.see(number, images, position)
                 if images.shape[order.index("C")] == 1:
                     self.notes = (REPEATED,)
                 count = len(images) if plan.limit is None else min(len(images), plan.limit - position)
@@ -81,6 +84,8 @@ class BatchesSource(Source):
                 break
         if plan.limit is not None and position < plan.limit:
             raise ValueError(f"limit={plan.limit}, but {self.description} held only {position} images")
+        delivery.finish(position, plan.limit is None)
+        self.unread, self.remarks = delivery.unread, delivery.remarks
         if waiting.count:
             yield waiting.take(waiting.count)
 
