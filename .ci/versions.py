@@ -1,11 +1,14 @@
 """Version sets out of pyproject.toml and constraints.txt; no package but pip is needed.
 
-python .ci/versions.py floors          every declared floor exactly, as requirements (of dependencies and of `test`)
-python .ci/versions.py resolve [3.13]  whether the constraints resolve for each Python (default: every declared one)
+python .ci/versions.py floors           every declared floor exactly, as requirements (of dependencies and of `test`)
+python .ci/versions.py resolve [3.13]   whether the constraints resolve for each Python (default: every declared one)
+python .ci/versions.py python 3.13      where an interpreter of that version is; exit status 1 where none is
+python .ci/versions.py install SET DIR  a virtual environment with fastfid and what its tests need, in the versions of
+                                        SET: oldest, gpu, 3.10, 3.11, 3.12, 3.13 (the constraints), latest (no pins)
 
-`resolve` asks the registry alone: no pip configuration and no local wheels, nothing is installed, no wheel is fetched
-whole. pip chooses wheels by --python-version but reads markers (`; python_version < "3.11"`) for the Python that runs
-it, so that one is made to name the other version, too.
+Both `resolve` and `install` ask the registry alone, without pip's configuration and local wheels. `resolve` installs
+nothing and fetches no wheel whole. pip chooses wheels by --python-version but reads markers such as python_version <
+"3.11" for the Python that runs it, so that one is made to name the other version, too.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -39,6 +43,14 @@ def project() -> dict[str, Any]:
     """The table [project]."""
     found: dict[str, Any] = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return found
+
+
+SETS = {  # Python, and what takes the place of the constraints: pins, or None for none at all
+    "oldest": ("3.10", "every floor"),
+    "gpu": ("3.12", "torch==2.11.0 triton==3.6.0"),  # a machine with an H100 that is at hand at times has these
+    **{version: (version, "") for version in ("3.10", "3.11", "3.12", "3.13")},
+    "latest": ("3.13", None),
+}
 
 
 def requirements() -> list[str]:
@@ -78,6 +90,49 @@ def resolve(version: str) -> bool:
     return True
 
 
+def interpreter(version: str) -> str | None:
+    """A Python of that version, on PATH or pyenv's; None where there is none."""
+    places = [shutil.which(f"python{version}"), *sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))]
+    for place in filter(None, places):
+        command = [place, "-c", "import sys, venv; print(sys.version)"]
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+        if said.returncode == 0 and said.stdout.startswith(f"{version}."):
+            return str(place)
+    return None
+
+
+def pins(name: str) -> list[str]:
+    """A set's constraints, one for each package."""
+    own = SETS[name][1]
+    if own is None:
+        return []
+    if own == "every floor":
+        return floors()
+    lines = (line.strip() for line in (HERE / "constraints.txt").read_text(encoding="utf-8").splitlines())
+    replaced = tuple(f"{one.partition('==')[0]}==" for one in own.split())
+    return [*own.split(), *(line for line in lines if line[:1] not in "#" and not line.startswith(replaced or "#"))]
+
+
+def install(name: str, folder: Path) -> None:
+    """Make the environment; fastfid is built by the set's own setuptools, pybind11 and ninja, without CUDA."""
+    python = interpreter(SETS[name][0])
+    if python is None:
+        raise SystemExit(f"{name}: Python {SETS[name][0]} is not here")
+    subprocess.run([python, "-m", "venv", folder], check=True)
+    pip = [folder / "bin" / "python", "-m", "pip"]
+    environment = {**os.environ, **ALONE, "FASTFID_BUILD_CUDA": "0"}
+    with tempfile.TemporaryDirectory() as scratch:
+        constraints = Path(scratch, "constraints.txt")
+        constraints.write_text("\n".join(pins(name)) + "\n", encoding="utf-8")
+        for words in (
+            ["install", "--quiet", "--upgrade", "pip"],
+            ["install", "--quiet", "--no-cache-dir", "--only-binary=:all:", "-c", constraints, *requirements()],
+            ["install", "--quiet", "--no-deps", "--no-build-isolation", HERE.parent],
+            ["check"],
+        ):
+            subprocess.run([*pip, *words], env=environment, check=True)
+
+
 if __name__ == "__main__":
     asked, *rest = sys.argv[1:] or ["help"]
     if asked == "floors" and not rest:
@@ -86,5 +141,9 @@ if __name__ == "__main__":
         with concurrent.futures.ThreadPoolExecutor() as pool:  # they wait for the registry
             results = list(pool.map(resolve, rest or pythons()))
         sys.exit(not all(results))
+    elif asked == "python" and len(rest) == 1:
+        sys.stdout.write(interpreter(rest[0]) or sys.exit(1))
+    elif asked == "install" and len(rest) == 2 and rest[0] in SETS:
+        install(rest[0], Path(rest[1]))
     else:
         sys.exit(__doc__)
