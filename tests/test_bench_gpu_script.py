@@ -28,7 +28,7 @@ def run(folder: Path, *words: str, fail: str = "") -> tuple[subprocess.Completed
     environment |= {"FAIL": fail, "FASTFID_CUDA_ARCH": "90"}
     environment.pop("E2E_COUNT", None)
     done = subprocess.run(
-        ["bash", str(SCRIPT), *words], env=environment, capture_output=True, text=True, check=False, timeout=60
+        ["bash", str(SCRIPT), *words], env=environment, capture_output=True, text=True, check=False, timeout=500
     )
     return done, calls.read_text().splitlines() if calls.exists() else []
 

@@ -236,7 +236,7 @@ def test_several_processes_at_one_entry(tmp_path: Path) -> None:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(500)
     assert [worker.exitcode for worker in workers] == [0] * 3, failures.get(timeout=1)
     FeatureCache(tmp_path / "cache").prune()
     assert set(names(tmp_path / "cache")) <= {".safetensors"}

@@ -205,10 +205,10 @@ def test_a_kill_at_any_moment_leaves_something_to_go_on_with(tmp_path: Path, kin
         begun = context.Event()
         process = context.Process(target=pass_until_killed, args=(kind, str(where), begun))
         process.start()
-        assert begun.wait(60)
+        assert begun.wait(500)
         time.sleep(pause)
         process.kill()
-        process.join(60)
+        process.join(500)
         with recording_of(kind, str(where)) as recording:
             assert recording.resumed is not None
             assert read < recording.resumed.read < 400  # it had gone on

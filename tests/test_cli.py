@@ -171,7 +171,7 @@ def test_ctrl_c_leaves_no_file(sets: Path, tmp_path: Path) -> None:
     time.sleep(1.0)  # inside the work, which takes seconds: the network is made, then run on 20 images
     assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=500)
     assert process.returncode == 130, (out, err)
     assert out == ""
     assert "interrupted" in err

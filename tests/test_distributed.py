@@ -279,7 +279,7 @@ def torchrun(ranks: int, fails: str) -> subprocess.CompletedProcess[str]:
     ]
     path = os.pathsep.join([str(Path(fastfid.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
 
 
 def test_under_torchrun() -> None:

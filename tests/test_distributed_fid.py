@@ -128,7 +128,7 @@ def torchrun(tmp_path: Path, *words: object) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         [*command, *map(str, words)],
         cwd=tmp_path, env={**os.environ, **where, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-        timeout=120,
+        timeout=500,
     )  # fmt: skip
 
 

@@ -284,7 +284,7 @@ def test_failing_downloads_leave_nothing(
     reply: Reply,
     says: str,
 ) -> None:
-    monkeypatch.setattr(weights, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(weights, "TIMEOUT_S", 0.3 if reply is _stall else 500.0)
     asked = serve(reply, reply)
     with pytest.raises(WeightsNotFoundError, match=says) as caught:
         find_weights(progress=False)
