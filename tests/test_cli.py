@@ -161,7 +161,8 @@ def test_skip_bad_lists_what_was_left_out(sets: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_leaves_no_file(sets: Path, tmp_path: Path) -> None:
-    code = "import fastfid.api; print('ready', flush=True); from fastfid.cli import main; main()"
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored below a shell's "&"
+    code += "import fastfid.api; print('ready', flush=True); from fastfid.cli import main; main()"
     words = ("stats", str(sets / "ref"), "-o", "out.npz", "--weights", "random", "--batch-size", "1")
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

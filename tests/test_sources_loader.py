@@ -236,6 +236,7 @@ def test_ctrl_c_ends_promptly_and_cleanly(tmp_path: Path) -> None:
     script = textwrap.dedent(
         f"""
         import multiprocessing, os, signal, sys, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in the background of a shell
         from fastfid.sources import open_source
         try:
             for batch in open_source({str(tmp_path / "set")!r}).batches(1, num_workers=2):
