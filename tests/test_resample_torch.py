@@ -29,9 +29,9 @@ def test_single_precision_weights_are_those_of_torch(size: int, out: int) -> Non
     def ours(filter: str, antialias: bool, a: float) -> NDArray[np.float64]:
         return table(size, out, 0.0, float(size), Rule(filter, antialias, a, "half-pixel", "single")).dense()
 
-    # Where the compiler of this torch fused its multiply-adds the weights are equal; elsewhere (2.6 to 2.9 on Python 3.10)
+    # Where the compiler of this torch fused its multiply-adds the weights are equal; elsewhere (2.6 to 2.9)
     # the source coordinate, which is below the size, was rounded once more.
-    coordinate = float(np.spacing(np.float32(size))) / 2.0
+    coordinate = float(np.spacing(np.float32(size - 0.5))) / 2.0
     rounding = max(tolerances.RESAMPLE_WEIGHTS * max(size / out, 1.0), coordinate)
     check(ours("bilinear", False, 0.0), matrix(size, out, mode="bilinear"), absolute=rounding, what="bilinear")
     check(ours("bilinear", True, 0.0), matrix(size, out, mode="bilinear", antialias=True), absolute=rounding, what="AA")

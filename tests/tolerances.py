@@ -112,8 +112,8 @@ RESAMPLE_TORCH = 1e-4
 """Against torch's interpolate and torch-fidelity: equal weights, other orders of summation (4 ulp at 255 are 6e-5)."""
 
 RESAMPLE_TORCH_CUBIC = 6e-4
-"""torch's bicubic without antialias: its compiler's contraction of the cubic differs in the weights' last bits. Seen: up
-to 4e-4 with torch 2.13, 4.5e-4 with 2.6 and 2.9, whose builds do not fuse the source coordinate either."""
+"""torch's bicubic without antialias: its compiler's contraction of the cubic differs in the weights' last bits. Seen:
+up to 4e-4 with torch 2.13, 4.5e-4 with 2.6 and 2.9, whose builds round the source coordinate once more."""
 
 RESAMPLE_WEIGHTS = 4e-6
 """Single-precision weights against torch's, per ratio of sizes: 0 where torch's build fused its multiply-adds as ours
