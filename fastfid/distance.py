@@ -36,6 +36,9 @@ RTOL = 1e-5
 _Result = TypeVar("_Result", bound="FrechetResult")
 
 
+_CANDIDATES = "FrechetReference, Moments, or a pair (mu, sigma)"
+
+
 class FrechetResult(float):
     """A Fréchet distance (squared, as FID is quoted): a float with its bounds and its history.
 
@@ -279,6 +282,8 @@ def frechet_many(
     if not isinstance(ref, FrechetReference):
         raise TypeError(f"ref: {type(ref).__name__}; accepted: FrechetReference")
     _check_method(method)
+    if not isinstance(candidates, Iterable):
+        raise TypeError(f"candidates: {type(candidates).__name__}; accepted: an iterable of {_CANDIDATES}")
     sides = [_as_reference(one, index, ddof, ref.mean.device) for index, one in enumerate(candidates)]
     for side in sides:
         check_dims(ref, side)
@@ -323,7 +328,7 @@ def _as_reference(one: Any, index: int, ddof: int, device: torch.device) -> Frec
         return FrechetReference.from_moments(one, ddof=ddof, device=device, name=name)
     if isinstance(one, tuple) and len(one) == 2:
         return FrechetReference(one[0], one[1], device=device, names=(f"{name}[0]", f"{name}[1]"))
-    raise TypeError(f"{name}: {type(one).__name__}; accepted: FrechetReference, Moments, or a pair (mu, sigma)")
+    raise TypeError(f"{name}: {type(one).__name__}; accepted: {_CANDIDATES}")
 
 
 def check_dims(first: FrechetReference, second: FrechetReference) -> None:
@@ -334,7 +339,7 @@ def check_dims(first: FrechetReference, second: FrechetReference) -> None:
 
 def _check_method(method: str, refused: tuple[str, ...] = ()) -> None:
     accepted = [name for name in METHODS if name not in refused]
-    if method not in accepted:
+    if not isinstance(method, str) or method not in accepted:
         raise ValueError(f"method: {method!r}; accepted: {', '.join(accepted)}")
 
 

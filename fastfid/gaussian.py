@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fastfid._checks import a_device
 from fastfid.linalg.factors import Factor, factor, factor_of_rows
 from fastfid.linalg.inputs import covariance, float64_device, mean_vector
 from fastfid.moments import Moments
@@ -44,7 +45,7 @@ class FrechetReference:
         names: tuple[str, str] = ("mu", "sigma"),
     ) -> None:
         given = covariance(sigma, names[1])
-        wanted = _device_of(sigma) if device is None else torch.device(device)
+        wanted = _device_of(sigma) if device is None else a_device("device", device)
         where = float64_device(wanted)
         self.name = names[1]
         self.matrix: torch.Tensor | None = given.matrix.to(where)
@@ -85,7 +86,7 @@ class FrechetReference:
             raise ValueError(f"{name}: {moments.n} samples; a covariance with ddof = {ddof} needs at least {ddof + 1}")
         mean = moments.mean.to(getattr(torch, mean_dtype)).to(torch.float64)
         rows = moments.rows if keep_rows else None
-        where = float64_device(mean.device if device is None else torch.device(device))
+        where = float64_device(mean.device if device is None else a_device("device", device))
         self = cls.__new__(cls)
         self.name, self._notes = name, []
         self.mean = mean.to(where)

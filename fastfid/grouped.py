@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastfid._checks import whole_number
+from fastfid._checks import a_device, dense, plain_array, whole_number
 from fastfid.linalg.inputs import float64_device
 from fastfid.moments import Moments
 from fastfid.scatter.inputs import CLEAN, feature_matrix, first_bad_row
@@ -42,7 +42,7 @@ class GroupedMoments:
     def __init__(self, groups: int, dim: int | None = None, *, device: torch.device | str | None = None) -> None:
         self.groups = whole_number("groups", groups, least=1)
         self._dim = None if dim is None else whole_number("dim", dim, least=1)
-        self._device = None if device is None else float64_device(torch.device(device))
+        self._device = None if device is None else float64_device(a_device("device", device))
         self._n = torch.zeros(self.groups, dtype=torch.int64, device=self._device)
         self._sums: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -151,10 +151,10 @@ class GroupedMoments:
 def _integers(group: object) -> torch.Tensor:
     """Group ids as an integer tensor on their own device."""
     if isinstance(group, np.ndarray) and group.dtype.kind in "iu":
-        return torch.from_numpy(group.astype(np.int64))
+        return torch.from_numpy(plain_array("group", group).astype(np.int64))
     if isinstance(group, torch.Tensor) and not (
         group.is_floating_point() or group.is_complex() or group.dtype == torch.bool
     ):
-        return group.detach().to(torch.int64)
+        return dense("group", group).to(torch.int64)
     kind = getattr(group, "dtype", type(group).__name__)
     raise TypeError(f"group: {kind}; accepted: NumPy array or tensor of integers, [b]")

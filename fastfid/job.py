@@ -102,9 +102,9 @@ class Job:
             raise ValueError(
                 "extractor replaces the Inception network; weights, tap and precision belong to that; leave them out"
             )
-        if tap is not None and tap not in TAPS:
+        if tap is not None and (not isinstance(tap, str) or tap not in TAPS):
             raise ValueError(f"tap={tap!r} is not a layer that can be read; accepted: {', '.join(TAPS)}")
-        if precision not in PRECISIONS:
+        if not isinstance(precision, str) or precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r} is not known; accepted: {', '.join(PRECISIONS)}")
         if isinstance(extractor, Extractor) and extractor.taps != ("",):
             tap = extractor.taps[0]

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from fastfid import _metadata, _moments_io
-from fastfid._checks import whole_number
+from fastfid._checks import a_device, whole_number
 from fastfid.linalg.inputs import covariance, float64_device, mean_vector
 from fastfid.scatter.inputs import CLEAN, feature_matrix, first_bad_row
 from fastfid.scatter.update import accumulate, combine, in_range, mean_of, mirrored, moments_of, no_moments
@@ -75,7 +75,7 @@ class Moments:
         self.n: int | None = 0
         self.metadata: dict[str, Any] = dict(metadata or {})
         self._dim = dim
-        self._device = None if device is None else float64_device(torch.device(device))
+        self._device = None if device is None else float64_device(a_device("device", device))
         self._keep_rows = keep_rows
         self._chunks: list[torch.Tensor] | None = [] if keep_rows else None
         self._mean: torch.Tensor | None = None

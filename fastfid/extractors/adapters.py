@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastfid._arithmetic import stated
+from fastfid._checks import a_device, plain_array, shared_tensor
 from fastfid._files import check_sums, reading
 from fastfid.extractors.folded import FoldedInception
 from fastfid.extractors.inception import TAPS, InceptionV3, check_images, check_taps
@@ -228,7 +229,7 @@ def as_extractor(obj: Any, name: str | None = None, device: str | torch.device |
         return _from_module(obj, label, info, device)
     if callable(obj):
         label = name or str(getattr(obj, "__name__", type(obj).__name__))
-        return _from_callable(obj, label, _device(device or "cpu"))
+        return _from_callable(obj, label, _device("cpu" if device is None else device))
     raise TypeError(
         "extractor must be a torch.nn.Module, the path of a TorchScript file or a callable [N, 3, H, W] -> [N, D]; "
         f"got {type(obj).__name__}"
@@ -239,7 +240,7 @@ def _from_file(path: Path, name: str | None, device: str | torch.device | None) 
     """A TorchScript archive."""
     if not path.is_file():
         raise ValueError(f"extractor={str(path)!r}: no such file; expected a TorchScript file, a module or a callable")
-    target = _device(device or "cpu")
+    target = _device("cpu" if device is None else device)
     how = (
         "extractor={place!r} can't be read as TorchScript: {reason}. A state dict of the FID network is given as "
         "weights, not as the extractor."
@@ -343,10 +344,14 @@ def _features(made: Any, count: int, name: str) -> Tensor:
                 "in lambda x: model(x)[0]"
             )
         made = made[0]
-    values = torch.from_numpy(made) if isinstance(made, np.ndarray) else made
+    if isinstance(made, np.ndarray) and made.dtype.kind == "f" and made.dtype.itemsize <= 8:
+        made = shared_tensor(np.ascontiguousarray(plain_array(name, made), dtype=made.dtype.newbyteorder("=")))
+    values = made
     if not isinstance(values, Tensor) or not values.is_floating_point():
         kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
         raise TypeError(f"{name} gave {kind}; features must be a floating-point tensor [N, D]")
+    if values.layout != torch.strided:
+        raise TypeError(f"{name} gave a sparse tensor; features must be dense [N, D]")
     if values.ndim == 4 and values.shape[2:] == (1, 1):
         values = values[:, :, 0, 0]
     if values.ndim != 2 or values.shape[0] != count or values.shape[1] < 1:
@@ -367,7 +372,7 @@ def _metric(weights: WeightsInfo | None, tap: str, precision: str) -> str:
 
 def _device(device: str | torch.device) -> torch.device:
     """A device with its index, so that "cuda" equals the "cuda:0" that tensors name."""
-    chosen = torch.device(device)
+    chosen = a_device("device", device, with_values=False)
     if chosen.type == "cuda" and chosen.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return chosen

@@ -243,8 +243,8 @@ def _units_of(step: Step) -> tuple[Unit, ...]:
 
 def check_taps(taps: Sequence[str]) -> tuple[str, ...]:
     """The taps as a tuple; ValueError where one is unknown, given twice, or none is given."""
-    wanted = tuple(taps)
-    unknown = [tap for tap in wanted if tap not in TAPS]
+    wanted = tuple(taps) if isinstance(taps, Sequence) else (taps,)
+    unknown = [tap for tap in wanted if not isinstance(tap, str) or tap not in TAPS]
     if unknown or not wanted or len(set(wanted)) != len(wanted):
         raise ValueError(f"taps must be one or more different names of {', '.join(TAPS)}; got {list(wanted)}")
     return wanted

@@ -127,7 +127,7 @@ def accepted_precisions(device: torch.device) -> list[str]:
 
 def check_precision(name: str, device: torch.device) -> Precision:
     """The arithmetic of that name; ValueError where it is unknown, or not to be had on the device."""
-    if name not in PRECISIONS:
+    if not isinstance(name, str) or name not in PRECISIONS:
         raise ValueError(f"precision={name!r} is not known; accepted: {', '.join(PRECISIONS)}")
     reason = PRECISIONS[name].why_not(device)
     if reason is not None:

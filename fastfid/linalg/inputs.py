@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from fastfid._checks import dense, plain_array, shared_tensor
+
 EPS = float(torch.finfo(torch.float64).eps)
 
 _ASYMMETRY = 1e-6
@@ -33,16 +35,16 @@ def float64_device(device: torch.device) -> torch.device:
 def real_tensor(value: Any, argument: str) -> torch.Tensor:
     """Anything array-like and real as a float64 tensor (on the CPU where its device has no float64), all finite."""
     if isinstance(value, torch.Tensor):
-        tensor = value.detach()
+        tensor = dense(argument, value)
         if tensor.is_complex():
             raise TypeError(f"{argument}: dtype {tensor.dtype}; accepted: real numbers")
         tensor = tensor.to(float64_device(tensor.device)).to(torch.float64)
     else:
-        array = np.asarray(value)
+        array = plain_array(argument, value)
         if array.dtype.kind not in "fiu":
             raise TypeError(f"{argument}: {type(value).__name__} of dtype {array.dtype}; accepted: real numbers")
         array = np.ascontiguousarray(array, dtype=np.float64).reshape(array.shape)
-        tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+        tensor = shared_tensor(array)
     if math.isfinite(float(tensor.sum())):  # one pass; a sum that overflows only costs the closer look
         return tensor
     finite = torch.isfinite(tensor)

@@ -195,7 +195,7 @@ def _enclose(m: torch.Tensor, method: str) -> tuple[float, float, float]:
 
 
 def _method(method: str, device: torch.device) -> str:
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method: {method!r}; accepted: {', '.join(METHODS)}")
     if method == "auto":
         return "newton-schulz" if device.type == "cuda" else "svd"
@@ -211,15 +211,16 @@ def as_batch(m: Any, argument: str) -> tuple[torch.Tensor, Any]:
 
     def restore(result: torch.Tensor) -> Any:
         made = like(result.reshape(*lead, *result.shape[-2:]), m, keep_dtype=True)
-        require_finite(torch.as_tensor(made), f"{argument}: so large that the result")
+        require_finite(made, f"{argument}: so large that the result")
         return made
 
     return tensor.reshape(math.prod(lead), *tensor.shape[-2:]), restore
 
 
-def require_finite(result: torch.Tensor, what: str) -> None:
+def require_finite(result: Any, what: str) -> None:
     """ValueError where a result of finite input has left the range of its dtype."""
-    if not bool(torch.isfinite(result).all()):
+    finite = torch.isfinite(result) if isinstance(result, torch.Tensor) else np.isfinite(result)
+    if not bool(finite.all()):
         raise ValueError(f"{what} overflows {result.dtype}; scale the input down")
 
 

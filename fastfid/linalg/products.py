@@ -46,7 +46,7 @@ def trace_sqrtm_product(
 
     Source: as the module.
     """
-    if method not in METHODS or method == "low-rank":
+    if not isinstance(method, str) or method not in METHODS or method == "low-rank":
         raise ValueError(f"method: {method!r}; accepted: {', '.join(m for m in METHODS if m != 'low-rank')}")
     wants_grad = any(isinstance(s, torch.Tensor) and s.requires_grad for s in (sigma1, sigma2))
     if wants_grad and not bounds:

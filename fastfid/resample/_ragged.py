@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastfid._checks import LONGEST, whole_number
+from fastfid._checks import LONGEST, dense, plain_array, whole_number
 
 
 def _side(pixels: Any) -> int:
@@ -38,6 +38,8 @@ class RaggedImages:
             raise ValueError(f"pixels must be a flat uint8 tensor, got {got}")
         if whole_number("channels", self.channels, least=1) not in (1, 3, 4):
             raise ValueError(f"channels must be 1, 3 or 4, got {self.channels}")
+        if not isinstance(self.sizes, Sequence) or not all(isinstance(s, Sequence) and len(s) == 2 for s in self.sizes):
+            raise TypeError(f"sizes must be pairs (height, width), got {self.sizes!r}")
         sizes = tuple((_side(height), _side(width)) for height, width in self.sizes)
         object.__setattr__(self, "sizes", sizes)
         if not self.pixels.is_contiguous():
@@ -57,7 +59,7 @@ class RaggedImages:
         Raises:
             ValueError: an image is not uint8, has another number of channels, or has no pixels.
         """
-        arrays = [np.asarray(image) for image in images]
+        arrays = [_array(f"images[{index}]", image) for index, image in enumerate(images)]
         arrays = [array[:, :, None] if array.ndim == 2 else array for array in arrays]
         for index, array in enumerate(arrays):
             if array.dtype != np.uint8 or array.ndim != 3:
@@ -104,3 +106,7 @@ class RaggedImages:
         """The same images in page-locked memory, from where copies to a GPU can overlap (DataLoader calls this)."""
         del device
         return RaggedImages(self.pixels.pin_memory(), self.sizes, self.channels)
+
+
+def _array(name: str, image: Any) -> np.ndarray[Any, Any]:
+    return dense(name, image).cpu().numpy() if isinstance(image, torch.Tensor) else plain_array(name, image)

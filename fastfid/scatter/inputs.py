@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from fastfid._checks import dense, plain_array, shared_tensor
+
 CLEAN = torch.iinfo(torch.int64).max
 """Where a search for bad samples stands that has found none."""
 
@@ -12,10 +14,10 @@ CLEAN = torch.iinfo(torch.int64).max
 def feature_matrix(features: object) -> torch.Tensor:
     """The features as a floating-point tensor [b, d ≥ 1] on their own device; waits for nothing."""
     if isinstance(features, np.ndarray) and features.dtype.kind == "f" and features.dtype.itemsize <= 8:
-        array = np.ascontiguousarray(features, dtype=features.dtype.newbyteorder("="))
-        tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+        array = np.ascontiguousarray(plain_array("features", features), dtype=features.dtype.newbyteorder("="))
+        tensor = shared_tensor(array)
     elif isinstance(features, torch.Tensor) and features.dtype.is_floating_point:
-        tensor = features.detach()
+        tensor = dense("features", features)
     else:
         kind = getattr(features, "dtype", type(features).__name__)
         raise TypeError(f"features: {kind}; accepted: NumPy array or tensor of 16, 32 or 64-bit floats, [b, d]")

@@ -268,7 +268,6 @@ OUTPUTS: dict[str, Any] = {
     "array of integers": lambda x: pooled(x).numpy().astype(int),
     "strings": lambda x: pooled(x).numpy().astype("U4"),
     "big-endian": lambda x: pooled(x).numpy().astype(">f4")[::-1],
-    "meta": lambda x: pooled(x).to("meta"),
     "sparse": lambda x: pooled(x).to_sparse(),
 }
 
@@ -301,7 +300,7 @@ def as_extractor(rng: Generator, folder: Path) -> None:
         else:
             refuses(one, x, label=f"as_extractor: output {how}", names=("mine",))
     else:
-        how, device = wrong_device(rng)
+        how, device = wrong_device(rng, meta=False)
         label = f"as_extractor: device {how}"
         refuses(fastfid.as_extractor, pooled, label=label, names=("device",), errors=UNAVAILABLE, device=device)
 
@@ -323,7 +322,7 @@ def extractor(rng: Generator, _: Path) -> None:
         how, value = wrong_array(rng, x.astype(np.float64), but=("NaN", "infinity", "minus infinity"))
         refuses(one, value, label=f"Extractor: x {how}", names=("x ", "x:", "x="))
     else:
-        how, device = wrong_device(rng)
+        how, device = wrong_device(rng, meta=False)
         label = f"Extractor.to: device {how}"
         refuses(one.to, device, label=label, names=("device",), errors=UNAVAILABLE)
 
@@ -350,7 +349,7 @@ def inception(rng: Generator, folder: Path) -> None:
         label = f"inception_extractor: precision {how}"
         refuses(function, label=label, names=("precision",), weights="random", precision=bad)
     elif kind == 3:
-        how, bad = wrong_device(rng)
+        how, bad = wrong_device(rng, meta=False)
         label = f"inception_extractor: device {how}"
         refuses(function, label=label, names=("device",), errors=UNAVAILABLE, weights="random", device=bad)
     elif kind == 4:

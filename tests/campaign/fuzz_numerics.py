@@ -308,7 +308,7 @@ def sqrtm(rng: Generator, _: Path) -> None:
         name, value = wrong_array(rng, p.sigma1, but=("an axis more", "empty"))
         refuses(fastfid.sqrtm, value, label=f"sqrtm: a {name}", names=("a:", "a ", "a="))
     else:
-        name, value = wrong_array(rng, p.sigma2, but=("an axis more",))
+        name, value = wrong_array(rng, p.sigma2, but=("an axis more", "None"))
         refuses(fastfid.sqrtm, p.sigma1, value, label=f"sqrtm: b {name}", names=("b:", "b ", "b="))
 
 

@@ -169,17 +169,19 @@ def wrong_choice(rng: Generator, *, none: bool = True) -> tuple[str, Any]:
     return name, made[name]
 
 
-def wrong_device(rng: Generator) -> tuple[str, Any]:
+def wrong_device(rng: Generator, *, meta: bool = True) -> tuple[str, Any]:
+    """What is no device; "meta" counts where values are needed."""
     made: dict[str, Any] = {
         "unknown": "nonsense",
         "empty": "",
         "float": 2.5,
         "list": ["cpu"],
-        "meta": "meta",
         "cuda:99": "cuda:99",
         "text": "cpu:-3",
         "dict": {},
     }
+    if meta:
+        made["meta"] = "meta"
     name = pick(rng, made)
     return name, made[name]
 
