@@ -70,7 +70,7 @@ def dense(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 def plain_array(name: str, value: Any) -> np.ndarray[Any, Any]:
     """``value`` as an array; TypeError where entries are masked, ValueError where it has no shape."""
-    if np.ma.is_masked(value):  # type: ignore[no-untyped-call]
+    if np.ma.is_masked(value):
         raise TypeError(f"{name}: masked array with masked entries; fill or remove them first")
     try:
         return np.asarray(value)
