@@ -146,11 +146,14 @@ class FeatureCache:
         owned = file is not None
         if file is None:
             file, partial = temporary(target)
+        fresh = os.fstat(file.fileno()).st_size == 0
         try:
             if owned:
                 checkpoint = Checkpoint(target.with_suffix(_CHECKPOINT), key, every_s=every_s)
             return Recording(key, checkpoint, Draft(file, partial, target), identity, self._warn)
         except BaseException:
+            if not owned or fresh:  # under the lock
+                _removed(partial)
             with suppress(OSError):
                 file.close()
             raise
