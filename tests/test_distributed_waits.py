@@ -61,7 +61,7 @@ def be_late(whose: int, how: str, where: str) -> tuple[list[int], str]:
 
     def late() -> None:
         if rank == whose:
-            time.sleep(2.5) if how == "sleeps" else stop_for(2.5)
+            time.sleep(1.5) if how == "sleeps" else stop_for(2.5)
 
     with listening() as said:
         if where == "joining":
@@ -100,7 +100,7 @@ def interrupted() -> tuple[str, float]:
             if world.index == 0:
                 threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
             else:
-                time.sleep(3.0)
+                time.sleep(2.0)
                 world.check()
             world.gather("facts", None)
     except (KeyboardInterrupt, RankError) as error:
@@ -119,10 +119,10 @@ def uncalled(callers: bool) -> str:
     """An Evaluator whose compute one rank does not call."""
     if callers:
         dist.init_process_group("gloo")
-    evaluator = fastfid.Evaluator(REAL, distributed=True, timeout=1.5, **SETTINGS)
+    evaluator = fastfid.Evaluator(REAL, distributed=True, timeout=1, **SETTINGS)
     evaluator.update(REAL[int(os.environ["RANK"]) :: 2])
     if os.environ["RANK"] == "1":
-        time.sleep(4.0)
+        time.sleep(2.5)
         return ""
     with listening() as said, pytest.raises(RankError) as caught:
         evaluator.compute()
@@ -130,10 +130,10 @@ def uncalled(callers: bool) -> str:
     return said.getvalue() + str(caught.value)
 
 
-@pytest.mark.parametrize("callers", [False, True])
+@pytest.mark.parametrize("callers", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_rank_that_does_not_call_compute(callers: bool) -> None:
     told = values(run(uncalled, 2, callers))[0]
-    assert "rank 1 failed: did not answer in time: rank 0 of 2 has waited 2 s at 'join' for rank 1" in told
+    assert "rank 1 failed: did not answer in time: rank 0 of 2 has waited 1 s at 'join' for rank 1" in told
 
 
 def inherited(folders: tuple[Path, Path], rank: str, words: list[str]) -> tuple[int, str, str]:
@@ -150,11 +150,11 @@ def inherited(folders: tuple[Path, Path], rank: str, words: list[str]) -> tuple[
     return done.exit_code, done.output, said.getvalue() + done.output
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize("rank", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_a_command_that_inherited_a_launchers_variables(rank: str, tmp_path: Path) -> None:
     torch.jit.script(Means()).save(tmp_path / "means.pt")
     folders = write_folder(tmp_path / "a", REAL), write_folder(tmp_path / "b", REAL[:20])
-    ((code, _, told),) = values(run(inherited, 1, folders, rank, ["--timeout", "1.5"]))
+    ((code, _, told),) = values(run(inherited, 1, folders, rank, ["--timeout", "1"]))
     assert code == 6
     assert f"RANK={rank} and WORLD_SIZE=2 in the environment make this one of 2 processes" in told
     assert "if it was to run alone, unset them, or pass --alone" in told

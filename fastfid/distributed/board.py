@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fastfid.distributed.launch import store_of_agent
+
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
@@ -39,12 +41,14 @@ class Board:
     Attributes:
         ended: the rank that failed, interrupted or gave up, why, and whether it still comes to exchanges; None so far.
         signs: what ``look`` read last, by rank.
+        lost: the process that holds the store is gone; nothing is asked of it any more.
     """
 
     def __init__(self, store: Store, index: int, size: int) -> None:
         self.index, self.size, self.store = index, size, store
         self.ended: tuple[int, str, bool] | None = None
         self.signs: dict[int, Sign] = {}
+        self.lost = False
         self._number = ""
         self._step, self._what, self._beat = 0, "", 0
         self._asked: queue.Queue[tuple[Callable[[], Any], list[Any], threading.Event] | None] = queue.Queue()
@@ -53,6 +57,8 @@ class Board:
 
     def ask(self, work: Callable[[], _T], within_s: float = ANSWER_S) -> _T | None:
         """What ``work()`` gives on the thread that talks to the store; None where it does not answer, or fails."""
+        if self.lost:
+            return None
         box: list[_T] = []
         done = threading.Event()
         self._asked.put((work, box, done))
@@ -108,8 +114,10 @@ class Board:
         return [rank for rank in range(self.size) if rank != self.index and self._step_of(rank) < step]
 
     def silent(self) -> list[int]:
-        """Ranks whose heart does not beat between two looks."""
+        """Ranks whose heart does not beat between two looks; rank 0 where it holds the store, and that is gone."""
         self.look()
+        if self.lost:
+            return [] if store_of_agent() else [0]
         before = {rank: sign.beat for rank, sign in self.signs.items()}
         time.sleep(2.2 * BEAT_S)
         if not self.look():
@@ -128,7 +136,7 @@ class Board:
         return f"{self._number}/at/{rank}"
 
     def _write(self) -> None:
-        if self._number:
+        if self._number and not self.lost:
             self._beat += 1
             self.store.set(self._key(self.index), f"{self._beat} {self._step} {self._what}")
 
@@ -145,7 +153,7 @@ class Board:
 
     def _beat_once(self) -> None:
         self._write()
-        if self._number and self.ended is None and self.store.check([f"{self._number}/ended"]):
+        if self._number and self.ended is None and not self.lost and self.store.check([f"{self._number}/ended"]):
             rank, comes, reason = self.store.get(f"{self._number}/ended").decode().split(" ", 2)
             if int(rank) != self.index:
                 self.ended = (int(rank), reason, comes == "1")
@@ -164,11 +172,11 @@ class Board:
                     done.set()
             except queue.Empty:
                 pass
-            except RuntimeError:  # the process that holds the store is gone: no answer
-                due = time.monotonic() + BEAT_S
+            except RuntimeError:
+                self.lost = True
             if time.monotonic() >= due:
                 due = time.monotonic() + BEAT_S
                 try:
                     self._beat_once()
                 except RuntimeError:
-                    continue
+                    self.lost = True

@@ -61,7 +61,7 @@ def inherited_hint() -> str:
 def holder_of_store() -> str:
     """Who is silent when the store is, in words."""
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-    return f"the launcher's store at {where}" if _store_of_agent() else f"rank 0, which holds the store at {where}"
+    return f"the launcher's store at {where}" if store_of_agent() else f"rank 0, which holds the store at {where}"
 
 
 def launcher_store(index: int, size: int, timeout_s: float, announce_s: float, hint: str) -> Store:
@@ -72,7 +72,7 @@ def launcher_store(index: int, size: int, timeout_s: float, announce_s: float, h
     """
     from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-    address, port, agent = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], _store_of_agent()
+    address, port, agent = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], store_of_agent()
     if not (port.isdecimal() and int(port) < 2**16):
         raise ValueError(f"distributed: MASTER_PORT={port!r}; accepted: a port, 0 to 65535")
     place = (address, port, str(index), str(size), str(os.getpid()))
@@ -105,7 +105,7 @@ def launcher_store(index: int, size: int, timeout_s: float, announce_s: float, h
     return PrefixStore(f"fastfid/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _stores[place])
 
 
-def _store_of_agent() -> bool:
+def store_of_agent() -> bool:
     """Whether torchrun's own process holds the store, as it does unless told otherwise."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
