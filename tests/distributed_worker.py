@@ -42,6 +42,22 @@ class Outcome:
 
 def run(case: Callable[..., Any], size: int, *arguments: Any) -> list[Outcome]:
     """``case(*arguments)`` in ``size`` processes; AssertionError if one hangs."""
+    return run_and_signal(case, size, *arguments)
+
+
+def run_and_signal(
+    case: Callable[..., Any],
+    size: int,
+    *arguments: Any,
+    whose: int | None = None,
+    after_s: float = 0.0,
+    number: int = signal.SIGKILL,
+) -> list[Outcome]:
+    """The same, and rank ``whose`` gets signal ``number`` after so many seconds, wherever it is then.
+
+    A rank that was killed has code ``-number`` and neither value nor error. One that was stopped (SIGSTOP) is continued
+    when all others have ended. A rank that has not ended after LIMIT_S is killed, which is an AssertionError.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "numpy", "fastfid.distributed"])
     store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
@@ -54,7 +70,18 @@ def run(case: Callable[..., Any], size: int, *arguments: Any) -> list[Outcome]:
         processes.append(process)
         pipes.append(pipe)
     end = time.monotonic() + LIMIT_S
-    outcomes = [_outcome(process, pipe, end) for process, pipe in zip(processes, pipes, strict=True)]
+    order = list(range(size))
+    if whose is not None:
+        processes[whose].join(after_s)
+        if processes[whose].exitcode is None:
+            os.kill(processes[whose].pid, number)
+        order.remove(whose)
+    found = {rank: _outcome(processes[rank], pipes[rank], end) for rank in order}
+    if whose is not None:
+        if processes[whose].exitcode is None:
+            os.kill(processes[whose].pid, signal.SIGCONT)
+        found[whose] = _outcome(processes[whose], pipes[whose], end)
+    outcomes = [found[rank] for rank in range(size)]
     assert all(outcome.code is not None for outcome in outcomes), f"hangs: {outcomes}"
     return outcomes
 

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from distributed_worker import run, values
+from distributed_worker import run, run_and_signal, values
 from images import photos, write_folder
 from tolerances import MERGED_ACROSS, check
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
@@ -338,3 +341,100 @@ def test_all_ranks_refuse_what_is_not_the_same(tmp_path: Path) -> None:
 def test_three_ranks_refuse_too(tmp_path: Path) -> None:
     for name, *all_ in zip(WRONG, *values(run(measure, 3, list(WRONG), tmp_path)), strict=True):
         assert {kind for kind, _ in all_} <= {"ValueError", "RankError"}, (name, all_)
+
+
+def evaluate(cases: list[str], where: Path) -> list[tuple[Any, ...]]:
+    """Evaluators whose ranks took the same, or have different networks."""
+    place = Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), where)
+    found: list[tuple[Any, ...]] = []
+    for case in cases:
+        extractor = Means(place.other(1.0, 2.0)) if case == "networks" else Means()
+        reference = statistics(REAL)
+        if case == "references":
+            reference = statistics(place.other(REAL, MADE))
+        if case == "weighted":
+            extractor = weighted(place.other(1, 2))  # type: ignore[assignment]
+            reference = fastfid.stats(REAL, extractor=weighted(1), device="cpu", progress=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                evaluator = fastfid.Evaluator(
+                    reference, extractor=extractor, device="cpu", distributed=True, timeout=60, progress=False
+                )
+                evaluator.update(MADE if case == "the same" else MADE[place.part()])
+                result = evaluator.compute()
+                found.append(
+                    (result.value, result.run.gen.n, [text for text in result.run.warnings if "twice" in text])
+                )
+            except Exception as error:
+                found.append((type(error).__name__, str(error)))
+    return found
+
+
+def test_evaluators_that_differ_or_took_the_same(tmp_path: Path) -> None:
+    want = fastfid.fid(REAL, MADE, extractor=Means(), device="cpu", progress=False).value
+    cases = ["right", "the same", "networks", "references", "weighted"]
+    for found in values(run(evaluate, 2, cases, tmp_path)):
+        told = dict(zip(cases, found, strict=True))
+        check(told["right"][0], want, relative=10 * MERGED_ACROSS)
+        assert told["right"][1:] == (70, [])
+        assert told["the same"][1] == 140
+        assert "ranks 0 and 1 took 70 images each whose features have the same mean" in told["the same"][2][0]
+        assert told["networks"][0] in ("ValueError", "RankError", "IncomparableError")
+        assert "weights" in told["networks"][1]
+        assert "the statistics of rank 0 and rank 1 hold other numbers" in told["references"][1]
+        assert "on rank 1 is not what it is on rank 0" in told["weighted"][1]
+
+
+def resume(folder_: Path, checkpoint: Path | None) -> tuple[Any, ...]:
+    """A pass that keeps its state after every batch."""
+    from fastfid import keeping
+
+    if checkpoint is not None:
+        keeping.record_checkpoints = partial(keeping.record_checkpoints, every_s=0.0)  # type: ignore[assignment]
+    settings: dict[str, Any] = {"extractor": str(folder_.parent / "means.pt"), "device": "cpu", "batch_size": 8}
+    warnings.simplefilter("ignore")
+    moments = fastfid.stats(folder_, **settings, progress=False, distributed=True, checkpoint=checkpoint)
+    return moments.n, moments.mean.numpy().tobytes(), moments.scatter.numpy().tobytes()
+
+
+def test_a_run_of_several_ranks_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    """An unreadable image on rank 1 ends the first attempt; what rank 0 read by then is not read again."""
+    torch.jit.script(Means()).save(tmp_path / "means.pt")
+    images = write_folder(tmp_path / "made", MADE)
+    want = values(run(resume, 2, images, None))[0]
+    bad = images / "066.png"
+    kept, stamp = bad.read_bytes(), bad.stat()
+    bad.write_bytes(bytes(len(kept)))
+    os.utime(bad, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    first = run(resume, 2, images, tmp_path / "state")
+    assert {one.error for one in first} == {"BadImageError", "RankError"}
+    assert [path.name for path in tmp_path.glob("state.*1of2*")] != []
+    bad.write_bytes(kept)
+    os.utime(bad, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert values(run(resume, 2, images, tmp_path / "state")) == [want, want]
+    assert want[0] == 70
+    assert not list(tmp_path.glob("state.*"))
+
+
+def measured_for_long(folder_: Path, seconds: float) -> float:
+    """One call after the other, to be killed in; the last value."""
+    warnings.simplefilter("ignore")
+    end, value = time.monotonic() + seconds, 0.0
+    while time.monotonic() < end:
+        value = fastfid.fid(
+            REAL, folder_, extractor=Means(), device="cpu", batch_size=8, progress=False, distributed=True, timeout=4
+        ).value
+    return value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "whose"), [(signal.SIGKILL, 0), (signal.SIGKILL, 2), (signal.SIGSTOP, 1)])
+@pytest.mark.parametrize("after_s", [0.3, 1.1, 2.3])
+def test_a_rank_killed_or_stopped_at_any_moment(number: int, whose: int, after_s: float, tmp_path: Path) -> None:
+    images = write_folder(tmp_path / "made", MADE)
+    outcomes = run_and_signal(measured_for_long, 3, images, 30.0, whose=whose, after_s=after_s, number=number)
+    for rank, one in enumerate(outcomes):
+        if rank != whose:
+            assert (one.code, one.error) == (1, "RankError"), (rank, one)
+    assert any(f"rank {whose}" in one.text for rank, one in enumerate(outcomes) if rank != whose), outcomes
