@@ -6,7 +6,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from fastfid._metadata import missing_shards
 from fastfid._output import Target
 from fastfid.distributed import asked, joined
-from fastfid.errors import OutputError
+from fastfid.errors import OutputError, RankError
 from fastfid.extractors import TAPS
 from fastfid.job import Job
 from fastfid.moments import Moments
@@ -105,7 +105,8 @@ def fid(
         clean-fid and torchmetrics, which hold float32 means or return float32 (tests/oracles/test_fid_oracles.py).
     """
     several, own = asked(distributed)
-    with joined(several, timeout_s=timeout) as world:
+    jobs: list[Job] = []
+    with _what_was_reached(jobs), joined(several, timeout_s=timeout) as world:
         job = Job(
             protocol=protocol,
             tap=tap,
@@ -125,6 +126,7 @@ def fid(
             key=key,
             own=own,
         )
+        jobs.append(job)
         if ref is gen and isinstance(ref, Iterator):
             raise ValueError("ref and gen are the same iterator, which can be read only once; pass two, or a list")
         opened = [job.open("ref", ref), job.open("gen", gen)]
@@ -251,6 +253,16 @@ def merge(
     if output is not None:
         _save(joined, output, divisor)
     return joined, missing_shards(joined.metadata)
+
+
+@contextmanager
+def _what_was_reached(jobs: list[Job]) -> Iterator[None]:
+    """A distance that is known here does not go with a process that is lost after it: the error carries it."""
+    try:
+        yield
+    except RankError as error:
+        error.result = next((job.reached for job in jobs), None)
+        raise
 
 
 def _room(job: Job) -> int:

@@ -122,8 +122,14 @@ def _end(words: str, code: int) -> None:
     sys.exit(code)
 
 
-def _deliver(number: str, table: Callable[[], str], report: Callable[[], dict[str, Any]], json_path: Any) -> None:
-    """A result as a table, or as JSON in its place or beside it."""
+def _deliver(
+    number: str,
+    table: Callable[[], str],
+    report: Callable[[], dict[str, Any]],
+    json_path: Any,
+    failed: list[Exception] | None = None,
+) -> None:
+    """A result as a table, or as JSON in its place or beside it; ``failed``: what went wrong after it was known."""
     from fastfid.report.delivery import Delivery
     from fastfid.report.json_file import json_text, write_json
 
@@ -134,8 +140,8 @@ def _deliver(number: str, table: Callable[[], str], report: Callable[[], dict[st
         delivery.show(table)
     if json_path not in (None, "-"):
         delivery.attempt(lambda: write_json(json_path, report()))
-    if delivery.troubles:
-        _fail(delivery.troubles)
+    if failed or delivery.troubles:
+        _fail([*(failed or []), *delivery.troubles])
 
 
 def _prove(json_path: str | None) -> None:
@@ -223,6 +229,7 @@ def compare(
     with _failures():
         from fastfid.api import fid
         from fastfid.distributed import under_launcher
+        from fastfid.errors import RankError
         from fastfid.report.delivery import drawn
         from fastfid.report.table import result_line, result_table
 
@@ -230,9 +237,15 @@ def compare(
         writes = not distributed or os.environ["RANK"] == "0"
         if writes:
             _prove(json_path)
-        result = fid(ref, gen, progress=not quiet, certify=certify or None, distributed=distributed, **settings)
+        failed: list[Exception] = []
+        try:
+            result = fid(ref, gen, progress=not quiet, certify=certify or None, distributed=distributed, **settings)
+        except RankError as error:
+            if error.result is None:
+                raise
+            result, failed = error.result, [error]
         if writes:
-            _deliver(result_line(result), lambda: drawn(result_table(result)), result.to_dict, json_path)
+            _deliver(result_line(result), lambda: drawn(result_table(result)), result.to_dict, json_path, failed)
 
 
 @main.command()

@@ -66,7 +66,10 @@ class RankError(FastFIDError, RuntimeError):
     Attributes:
         rank: its number; None where only its silence is known.
         reason: its own error, or what was seen from here.
+        result: the distance, where ``fid`` had come to it here when the other process was lost; else None.
     """
+
+    result: Any = None
 
     def __init__(self, rank: int | None, reason: str) -> None:
         super().__init__(reason if rank is None else f"rank {rank} failed: {reason}")

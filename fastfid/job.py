@@ -127,6 +127,7 @@ class Job:
         self.share = shard if self.world.size == 1 else Shard(self.world.index, self.world.size)
         self.progress = self.world.index == 0 and _progress.wanted(progress)
         self.remarks: list[str] = []
+        self.reached: FIDResult | None = None
         self._dim: tuple[int, str] | None = None
         self.keeping = Keeping(cache, checkpoint, self.warn)
 
@@ -405,9 +406,9 @@ class Job:
             warnings=(*self.remarks, *distance.notes),
             versions=versions(),
         )
-        result = FIDResult.from_result(distance)
-        result.run = run
-        return result
+        self.reached = FIDResult.from_result(distance)
+        self.reached.run = run
+        return self.reached
 
     def _reading(self, source: Source) -> Reading:
         share = WHOLE if self.sharing.is_own(source) else self.share

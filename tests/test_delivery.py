@@ -8,7 +8,8 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from fastfid.bench.quick import Line, Quick
 from fastfid.cli import main
 from fastfid.demo.disturbances import DISTURBANCES
 from fastfid.demo.run import Demo, Series
-from fastfid.errors import IncomparableError, OutputError
+from fastfid.distributed import World
+from fastfid.errors import IncomparableError, OutputError, RankError
 from fastfid.sources.base import Source
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastfid.errors.FastFIDWarning")
@@ -187,6 +189,30 @@ def test_statistics_that_fit_nowhere_are_in_the_error(sets: Path, monkeypatch: p
         fastfid.stats("ref", "new.npz", extractor="net.pt", device="cpu")
     assert failed.value.moments.n == 9
     assert left(sets) == set()
+
+
+def test_a_process_that_is_lost_after_the_distance_takes_it_not_along(
+    sets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    want, lost = number(sets), RankError(1, "killed")
+
+    @contextmanager
+    def joined(_several: object, **_settings: object) -> Iterator[World]:
+        yield World()
+        raise lost
+
+    monkeypatch.setattr("fastfid.api.joined", joined)
+    done = call(*COMPARE, "--json", "r.json")
+    assert (done.exit_code, want in done.stdout) == (6, True), done.output
+    assert done.stderr == "fastfid: rank 1 failed: killed\n"
+    assert f"{json.loads((sets / 'r.json').read_text())['fd']['value']:.6f}" == want
+    with pytest.raises(RankError) as failed:
+        fastfid.fid("ref", "gen", extractor="net.pt", device="cpu")
+    assert f"{failed.value.result:.6f}" == want
+    lost.result = None
+    monkeypatch.setattr("fastfid.job.Job.measure", lambda *_: (_ for _ in ()).throw(lost))
+    done = call(*COMPARE)
+    assert (done.exit_code, done.stdout) == (6, "")
 
 
 def figures() -> tuple[Quick, Demo]:
