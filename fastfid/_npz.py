@@ -76,7 +76,7 @@ def archive_headers(archive: zipfile.ZipFile) -> dict[str, Header | Exception]:
 
 
 def read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    """One array of an archive, whole and against its CRC; memory grows as its bytes come, not by what is promised.
+    """One array of an archive, whole and against its CRC; memory is used as its bytes come, not by what is promised.
 
     Raises:
         ValueError and others: it is not there, damaged, or holds more than its header says.
@@ -84,11 +84,13 @@ def read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     info = archive.getinfo(name + _SUFFIX)
     with archive.open(info) as file:
         header = read_header(file, member_size(archive, info))
-        content = bytearray()
-        while piece := file.read(_PIECE_BYTES):  # to the end, where the CRC is looked at
-            content += piece
-    if len(content) != header.size:
-        raise ValueError(f"its header promises {header.size} bytes ({header}), there are {len(content)}")
+        content = np.empty(header.size, np.uint8)  # of which the system gives what is written to
+        view, at = content.data, 0
+        while at < header.size and (got := file.readinto(view[at : at + _PIECE_BYTES])):  # type: ignore[attr-defined]
+            at += got
+        if at < header.size or file.read(1):  # at the end, the CRC is looked at
+            there = at if at < header.size else "more"
+            raise ValueError(f"its header promises {header}, {header.size} bytes; there are {there}")
     array: NDArray[Any] = np.ndarray(header.shape, header.dtype, content, order="F" if header.fortran else "C")
     return array
 
