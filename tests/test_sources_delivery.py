@@ -19,7 +19,10 @@ from fastfid.errors import SetWarning
 from fastfid.sources import open_source
 
 IMAGES = torch.from_numpy(photos(70, 8, 8)).permute(0, 3, 1, 2).contiguous()
-pytestmark = pytest.mark.filterwarnings("ignore:Length of IterableDataset")  # torch's own, after the fact
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Length of IterableDataset"),  # torch's own, after the fact
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
+]
 
 
 def read(loader: Any, **options: Any) -> tuple[int, dict[str, int], str]:
@@ -71,9 +74,8 @@ class Sized(Stream):
 class Sharded(IterableDataset):
     def __iter__(self) -> Iterator[torch.Tensor]:
         info = get_worker_info()
-        yield from itertools.islice(
-            IMAGES, 0 if info is None else info.id, None, 1 if info is None else info.num_workers
-        )
+        index, of = (0, 1) if info is None else (info.id, info.num_workers)
+        yield from itertools.islice(IMAGES, index, None, of)
 
 
 def everything(worker: int) -> Any:
@@ -96,9 +98,8 @@ def only_a_few(worker: int) -> Any:
     return range(3)
 
 
-@pytest.mark.parametrize("size", [1, 4, 16, 70])
+@pytest.mark.parametrize(("size", "workers"), [(1, 2), (4, 3), (70, 2)])
 @pytest.mark.parametrize("order", [everything, only_a_few])
-@pytest.mark.parametrize("workers", [2, 3])
 def test_workers_that_all_yield_the_set_are_refused(size: int, order: Callable[[int], Any], workers: int) -> None:
     loader = DataLoader(Stream(order), size, num_workers=workers)
     with pytest.raises(ValueError, match=rf"its {workers} workers yield the same images.*get_worker_info"):
@@ -121,7 +122,7 @@ def test_copies_in_another_order_are_refused_at_the_end() -> None:
 
 def test_shares_pass() -> None:
     """Those that ask which worker they are in without a word; others, whose code says nothing, with a warning."""
-    for workers in (0, 1, 2, 3):
+    for workers in (0, 3):
         assert read(DataLoader(Sharded(), 8, num_workers=workers)) == (70, {}, "")
     assert read(DataLoader(Stream(everything), 8, num_workers=1)) == (70, {}, "")
     n, unread, said = read(DataLoader(Stream(by_parity), 8, num_workers=2))
