@@ -42,6 +42,7 @@ from fastfid.protocols import Protocol, Statistics
 from fastfid.protocols import protocol as find_protocol
 from fastfid.results import FIDResult, Run, SetInfo, skipped_reasons, versions
 from fastfid.sources import WHOLE, Key, Shard, Source, is_statistics, open_source
+from fastfid.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -318,7 +319,8 @@ class Job:
         unread = tuple(source.unread.items())
         if skipped:
             listed = ", ".join(skipped[:5]) + (f" and {len(skipped) - 5} more" if len(skipped) > 5 else "")
-            self.warn(BadImageWarning, f"{opened.description}: left out {len(skipped)} unreadable images: {listed}")
+            text = f"{opened.description}: left out {len(skipped)} unreadable images: {listed}"
+            self.warn(BadImageWarning, text + self._replaced(source, reading, done))
         dropped = done.dropped or (reading.of_set(source) or (0, 0))[1]
         if dropped:
             self.warn(
@@ -340,6 +342,17 @@ class Job:
             reasons,
         )
         return self.side(opened.role, done.moments, info)
+
+    def _replaced(self, source: Source, reading: Reading, done: Tally) -> str:
+        """What became of the limit where images could not be read."""
+        known = reading.of_set(source)
+        if self.limit is None or known is None:
+            return ""
+        wanted = known[0] if self.shard == WHOLE else reading.count(source)
+        n = (done.moments.n or 0) + done.dropped
+        if n == wanted:
+            return f"; others were drawn in their place, so that n is {n}"
+        return f"; limit={self.limit}, but n={n}: there were not enough others to draw in their place"
 
     def label(
         self,

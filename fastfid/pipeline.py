@@ -60,10 +60,10 @@ class Reading:
         n, (index, of) = known[0], (self.shard.index, self.shard.of)
         return n * (index + 1) // of - n * index // of
 
-    def batches(self, source: Source, start: int = 0) -> Batches:
-        """The set's batches, from image ``start`` of the shard on."""
+    def batches(self, source: Source, start: int = 0, missed: int = 0) -> Batches:
+        """The set's batches, from image ``start`` of the shard on, ``missed`` of which could not be read."""
         arguments = {name: value for name, value in vars(self).items() if name != "batch_size"}
-        return source.batches(self.batch_size, start=start, **arguments)
+        return source.batches(self.batch_size, start=start, missed=missed, **arguments)
 
 
 def resampler(device: torch.device) -> tuple[torch.device, str]:
@@ -151,19 +151,21 @@ def features_of(
     *,
     device: torch.device,
     start: int = 0,
+    missed: int = 0,
     seen: Callable[[ImageBatch], None] | None = None,
 ) -> Generator[FeatureBatch, None, None]:
     """The features of a set, batch by batch; closing the generator ends its threads and processes.
 
     Args:
         start: leave out this many images at the beginning of the shard.
+        missed: how many of these could not be read.
         seen: gets each decoded batch first.
 
     Raises:
         BadImageError: an image can't be read and ``reading.skip_bad`` is false.
     """
     staging, inputs = Staging(resampler(device)[0]), _Inputs(protocol, extractor, device)
-    with closing(reading.batches(source, start)) as batches:
+    with closing(reading.batches(source, start, missed)) as batches:
         for batch in batches:
             rows = pixels = None
             if seen is not None:
@@ -215,7 +217,8 @@ def extract(
             tally = Tally(block) if resumed is None else _restored(resumed, source, block, device)
             watching = None if watch is None else watch(start=tally.read)
             seen = None if watching is None else watching.see
-            batches = features_of(source, protocol, extractor, reading, device=device, start=tally.read, seen=seen)
+            begun = {"start": tally.read, "missed": len(tally.skipped)}
+            batches = features_of(source, protocol, extractor, reading, device=device, seen=seen, **begun)
             _run(batches, tally, source, extractor, recording, progress, world)
     remark = None if watching is None else watching.finish()
     if remark:

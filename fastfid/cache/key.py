@@ -88,6 +88,7 @@ def features_key(
         "seed": None if limit is None else seed,
         "skip_bad": skip_bad,
         "shard": shard,
+        **({"bad": "replaced"} if skip_bad and limit is not None else {}),
         "Pillow": PIL.__version__,  # decoders of two versions may differ by a level, which is more than rounding
     }
     run = {

@@ -87,6 +87,7 @@ class Plan:
     shard: Shard
     start: int
     block: int
+    missed: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ class Source(ABC):
         shard: Shard = WHOLE,
         start: int = 0,
         block: int = 0,
+        missed: int = 0,
     ) -> Batches:
         """Decode the set, in order; the last batch holds what is left.
 
@@ -159,7 +161,9 @@ class Source(ABC):
                 Other kinds need no decoding and ignore it. Workers never touch CUDA.
             limit: read only this many. Where images can be indexed, the subset is the one that EDM and StyleGAN take:
                 ``RandomState(seed)`` shuffles the indices, the first ``limit`` of them are read in ascending order.
-                Of a stream, the first ``limit`` images.
+                Of a stream, the first ``limit`` images. With ``skip_bad``, what can't be read is replaced by the next
+                images in the shuffled order, after the others, until there are ``limit`` or no more; shards take turns
+                with these.
             seed: for that shuffle; nothing else is random.
             skip_bad: put what can't be read into ``ImageBatch.bad`` and go on.
             shard: read only one of ``shard.of`` pieces, which together are the set, each image once. Where images can
@@ -169,6 +173,7 @@ class Source(ABC):
                 batches are those of the whole shard: the first is the rest of the one that ``start`` falls into.
             block: leave out, before the pieces are made, what lies beyond the last whole multiple of this, unless that
                 is everything; only for sets that can be indexed.
+            missed: how many of the images before ``start`` could not be read; only limit and skip_bad look at it.
 
         Returns:
             A generator of ImageBatch. Closing it (leaving the loop and dropping it, ``contextlib.closing``, Ctrl-C)
@@ -186,9 +191,10 @@ class Source(ABC):
         if limit is not None and self.count is not None and limit > self.count:
             raise ValueError(f"limit={limit}, but {self.description} holds only {self.count} images")
         start, block = whole_number("start", start, least=0), whole_number("block", block, least=0)
+        missed = whole_number("missed", missed, least=0)
         if block and self.count is None:
             raise ValueError(f"block={block}: how many images {self.description} holds is not known before its end")
-        return self._batches(Plan(batch_size, num_workers, limit, seed, skip_bad, shard, start, block))
+        return self._batches(Plan(batch_size, num_workers, limit, seed, skip_bad, shard, start, block, missed))
 
     def content(self) -> Content | None:
         """Where the pixels come from; None where only reading tells (Datasets, DataLoaders, other iterables)."""
@@ -199,18 +205,23 @@ class Source(ABC):
 
     def _order(self, plan: Plan) -> Order:
         """The ascending indices to read: all, or the subset that EDM and StyleGAN take; of these, the shard's."""
+        share, _ = self._drawn(plan)
+        return share if self._picked is not None else share[plan.start :]
+
+    def _drawn(self, plan: Plan) -> tuple[Order, Order]:
+        """The indices of the shard from its beginning, and those that may replace what of them can't be read."""
         assert self.count is not None
+        order, rest = np.arange(self.count, dtype=np.int64), np.arange(0, dtype=np.int64)
         if self._picked is not None:
-            return self._picked
-        order = np.arange(self.count, dtype=np.int64)
+            return self._picked, rest
         if plan.limit is not None and plan.limit < self.count:
             # The legacy generator on purpose: published numbers rest on its subsets.
             np.random.RandomState(plan.seed % 2**31).shuffle(order)
-            order = np.sort(order[: plan.limit])
+            order, rest = np.sort(order[: plan.limit]), order[plan.limit :]
         if plan.block and len(order) >= plan.block:
             order = order[: len(order) - len(order) % plan.block]
         index, of = plan.shard.index, plan.shard.of
-        return order[len(order) * index // of : len(order) * (index + 1) // of][plan.start :]
+        return order[len(order) * index // of : len(order) * (index + 1) // of], rest[index::of]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.description}, {'?' if self.count is None else self.count} images>"

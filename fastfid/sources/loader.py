@@ -7,6 +7,7 @@ import queue
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from typing import ClassVar, NamedTuple, TypeVar
 
 from fastfid.sources import base
@@ -36,15 +37,8 @@ class DecodedSource(Source):
         """A new reader of the members."""
 
     def _batches(self, plan: Plan) -> Batches:
-        reader, order = self._reader(), self._order(plan)
-        parts = list(chunks(order, plan))
-        decoded: Generator[Decoded, None, None]
-        if plan.num_workers > 0:
-            decoded = by_workers(reader, parts, plan.skip_bad, min(plan.num_workers, len(parts)), self.description)
-        elif self.threaded:
-            decoded = ahead(lambda stop: _decoded(reader, parts, plan, stop.is_set), size=_pixels_in)
-        else:
-            decoded = _decoded(reader, parts, plan)
+        reader = self._reader()
+        decoded = self._decoded(reader, plan)
         # What a resumed pass saw before it was interrupted stays said; a new pass counts anew.
         notes, wide = self.notes if plan.start else tuple(n for n in self.notes if not n.endswith(WIDE)), 0
         try:
@@ -62,8 +56,34 @@ class DecodedSource(Source):
             decoded.close()
             reader.close()
 
+    def _decoded(self, reader: Reader, plan: Plan) -> Generator[Decoded, None, None]:
+        """What was drawn, and, where there is a limit, as many others as could not be read of it."""
+        parts = list(chunks(self._order(plan), plan))
+        decoded: Generator[Decoded, None, None]
+        if plan.num_workers > 0:
+            decoded = by_workers(reader, parts, plan.skip_bad, min(plan.num_workers, len(parts)), self.description)
+        elif self.threaded:
+            decoded = ahead(lambda stop: _decoded_parts(reader, parts, plan, stop.is_set), size=_pixels_in)
+        else:
+            decoded = _decoded_parts(reader, parts, plan)
+        if plan.limit is None or not plan.skip_bad:
+            yield from decoded
+            return
+        share, rest = self._drawn(plan)
+        good, at = plan.start - plan.missed, max(plan.start - len(share), 0)
+        with closing(decoded):
+            for batch in decoded:
+                good += len(batch.names)
+                yield batch
+        while good < len(share) and at < len(rest):
+            part = rest[at : at + min(len(share) - good, plan.batch_size)]
+            at += len(part)
+            for batch in decode_batches(reader, part, skip_bad=True):
+                good += len(batch.names)
+                yield batch
 
-def _decoded(
+
+def _decoded_parts(
     reader: Reader, parts: list[Order], plan: Plan, stopped: Callable[[], bool] = lambda: False
 ) -> Generator[Decoded, None, None]:
     for part in parts:
