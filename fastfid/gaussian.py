@@ -101,6 +101,11 @@ class FrechetReference:
         """Number of features d."""
         return int(self.mean.shape[0])
 
+    @property
+    def columns(self) -> int:
+        """The most columns a factor can have: d, or n − 1 for samples."""
+        return self.dim if self.rows is None else max(int(self.rows.shape[0]) - 1, 0)
+
     @cached_property
     def factor(self) -> Factor:
         """F with Σ = F Fᵀ; NotPSDError where the covariance is indefinite."""
@@ -108,6 +113,18 @@ class FrechetReference:
             return factor_of_rows(self.rows, self.divisor)
         assert self.matrix is not None
         return factor(self.matrix, self.name)
+
+    @cached_property
+    def proven(self) -> Factor:
+        """The factor with a measured distance from the covariance."""
+        if self.rows is not None:
+            return self.factor
+        assert self.matrix is not None
+        return factor(self.matrix, self.name, proven=True)
+
+    def factor_for(self, proven: bool) -> Factor:
+        """``proven`` where it is asked for or already there, else ``factor``."""
+        return self.proven if proven or "proven" in vars(self) else self.factor
 
     @property
     def rank(self) -> int:
@@ -117,7 +134,7 @@ class FrechetReference:
     @property
     def notes(self) -> tuple[str, ...]:
         """What had to be done to the input, the factor's part once it exists."""
-        made = self.__dict__.get("factor")
+        made = vars(self).get("proven") or vars(self).get("factor")
         return (*self._notes, made.note) if made is not None and made.note else tuple(self._notes)
 
     def same_covariance(self, other: FrechetReference) -> bool:

@@ -156,7 +156,7 @@ def test_the_reference_factor_is_made_once(rng: Rng, monkeypatch: pytest.MonkeyP
 
     calls = []
     real = gaussian.factor
-    monkeypatch.setattr(gaussian, "factor", lambda sigma, name: calls.append(name) or real(sigma, name))
+    monkeypatch.setattr(gaussian, "factor", lambda sigma, name, **how: calls.append(name) or real(sigma, name, **how))
     reference = fastfid.FrechetReference(np.zeros(6), np.diag(np.arange(1.0, 7)))
     for k in range(3):
         fastfid.frechet_many(reference, [(np.zeros(6), (k + 1) * np.eye(6))])
@@ -168,7 +168,7 @@ def test_the_reference_survives_pickling_with_its_factor(rng: Rng) -> None:
     candidate = (np.ones(6), np.eye(6))
     want = float(fastfid.frechet_many(reference, [candidate])[0])
     back = pickle.loads(pickle.dumps(reference))
-    assert "factor" in vars(back)
+    assert "proven" in vars(back)
     assert float(fastfid.frechet_many(back, [candidate])[0]) == want
 
 
@@ -212,7 +212,7 @@ def test_on_the_gpu(rng: Rng) -> None:
     before = torch.cuda.memory_allocated()
     large = torch.eye(1024, dtype=torch.float64).cuda()
     fastfid.frechet(torch.zeros(1024).cuda(), large * 2, torch.zeros(1024).cuda(), large)
-    assert torch.cuda.max_memory_allocated() - before <= (8 + 2) * 8 * 1024**2 * 1.1  # eight, and the two given
+    assert torch.cuda.max_memory_allocated() - before <= (11 + 2) * 8 * 1024**2 * 1.1  # eleven, and the two given
     many = fastfid.frechet_many(fastfid.FrechetReference(zero, on_gpu[0]), [(one, s) for s in on_gpu])
     assert abs(many[1] - want) <= 1e-8 * want.trace_root
     assert float(many[0]) == d

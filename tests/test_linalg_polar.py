@@ -151,7 +151,7 @@ def test_bounds_hold_for_unconverged_iterates() -> None:
             x, stage[: rng.integers(0, len(stage) + 1)], 1.0 + 1e-14, Products(*products()), 2**-53
         )
         assert float(torch.linalg.matrix_norm(x, 2)) <= spectral
-        found = iteration._bounds(x, m, spectral, torch.zeros(1), 0, "float64")
+        found = iteration._bounds(x, m, torch.zeros(1), 0, "float64")
         want = float(spectra.exact_nuclear_norms(m.numpy())[0])
         assert float(found.lower) <= want <= float(found.upper)
 

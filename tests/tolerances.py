@@ -77,9 +77,6 @@ TRACE_AUTO = 1e-8
 BACKWARD = 1.0
 """‖Σ − FFᵀ‖₂ in units of (d + 24)·eps·‖Σ‖₂: the pair that an interval speaks of is this near to the given one."""
 
-SOLVER = 1.0
-"""Backward error of eigvalsh and svdvals in units of max(4, √k)·eps·‖A‖_F, which fastfid.linalg.enclosure assumes."""
-
 SYMMETRY = 1e-12
 """distance(a, b) against distance(b, a), relative to the traces; the code orders the pair, so it is 0."""
 
@@ -89,8 +86,9 @@ ROTATION = 1e-10
 POLAR = 10.0
 """‖UᵀU − I‖_F and ‖UH − M‖_F/‖M‖_F in units of d·eps (LAPACK's test ratio; its own suite accepts 30)."""
 
-POLAR_MATRICES = 8.0
-"""Float64 matrices [d, d] alive at once in a distance by newton-schulz, beside the two that were given. Counted: 7."""
+POLAR_MATRICES = 11.0
+"""Float64 matrices [d, d] alive at once in a distance by newton-schulz, beside the two that were given. Counted: 11, where
+its upper bound is made: both factors, M, u, N, three of the triangular factor and three of a product under way."""
 
 ROOT = 10.0
 """‖X² − A‖_F in units of d·eps·‖X‖_F²."""

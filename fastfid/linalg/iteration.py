@@ -8,14 +8,14 @@ drives every singular value of X to one and keeps those that are zero at zero: n
 harmless. The first stage is planned for singular values down to 1e-5 of ‖M‖_F, each further one reaches another four
 decades. What ends the iteration is the width of the enclosure after a stage, never a residual of U.
 
-Bounds. For any X with ‖X‖₂ ≤ s, N = XᵀM as it stands in memory, and any symmetric P ≻ 0, with D = N − P,
+Bounds. For any X with ‖X‖₂ ≤ s, any N (here XᵀM as it stands in memory) and any P = LLᵀ ≻ 0, with D = N − P,
 
-    tr N / s   ≤   ‖M‖_*   ≤   s [ tr N + ½ tr(P⁻¹DᵀD) ] + √q ‖M − X N‖_F .
+    tr XᵀM / s   ≤   ‖M‖_*   ≤   s [ tr N + ½ ‖L⁻¹Dᵀ‖_F² ] + √q ‖M − X N‖_F .
 
-Left by duality; right from M = X N + (M − X N) and ‖N‖_* ≤ ½[tr P + tr(P⁻¹NᵀN)], in which N = P + D is put. P is the
-symmetric part of N plus δI, δ = 4 r(q) tr N. The form in D has the merit that what needs a triangular solve is of
-second order in the error of X already, so that the solve's own rounding does not matter; ½[tr P + tr(P⁻¹MᵀM)] has not.
-s is carried along from the polynomials and the rounding of each step.
+Left by duality; right from M = X N + (M − X N) and ‖N‖_* ≤ ½[tr P + tr(P⁻¹NᵀN)], in which N = P + D is put. L is what
+Cholesky made of the symmetric part of N and δI, and P what that L really multiplies to, so that no factorisation is
+trusted; nor is any step: s comes from Cholesky of (1 + η)I − XᵀX, by the same token, for the smallest η of a short list
+that goes through. All products are measured or bounded (``enclosure``), for any order of summation.
 
 Source: Nakatsukasa & Higham, SIAM J. Sci. Comput. 35 (2013) A1325, doi:10.1137/120876605 (the nuclear norm from a polar
 factor); arXiv:2505.16932 (the polynomials).
@@ -33,7 +33,7 @@ import torch
 from fastfid._arithmetic import stated
 from fastfid._graphs import Graphed
 from fastfid.linalg.coefficients import Quintic, composition
-from fastfid.linalg.enclosure import UNIT, product_rounding
+from fastfid.linalg.enclosure import TINY, UNIT, column_sums, expected_rounding, gamma, product, product_gamma, sum_gamma
 
 STAGES = (1e-5, 1e-4, 1e-4, 1e-4)
 """Decades of singular values per stage, 17 in all: below eps nothing can be told from rounding."""
@@ -44,13 +44,14 @@ EXCESS = 1e-10
 _POLISH = Quintic(15 / 8, -10 / 8, 3 / 8)
 """Third order at one: two steps take a float32 iterate to float64 orthogonality."""
 
-_ZERO = 1e-300
+_ZERO = 1e-140
 """A nuclear norm below this is zero: matrices come scaled to entries near one."""
 
-_SOLVE = 1.3
-"""Inflates Y = L⁻¹Dᵀ for the rounding of L. D = K − δI with K antisymmetric, so ‖Y‖_F ≥ δ‖L⁻¹‖_F: the backward error E
-of the Cholesky factor, ‖E‖ ≤ r(q) tr P = δ/4, moves it by ‖L⁻¹E‖_F ≤ ‖Y‖_F / 4, and the solve's own rounding, κ(L) r(q)
-of it, is at most ‖Y‖_F / 4√(tr N) of it."""
+_SURPLUS = (1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 1.0, 100.0)
+"""What is tried for η."""
+
+_UP = 1.0 + 1e-6
+"""As in ``enclosure``: rounding of norms and of what is done with them."""
 
 _LAUNCH_BOUND, _LAUNCH_BOUND_ENTRIES = 512, 2**20
 """Sides of M, and entries of a batch, up to which a stage is a CUDA graph: a float64 product of 512² would take 4 µs at
@@ -132,16 +133,16 @@ def polar_iteration(
     done = 0
     if precision == "mixed":
         single, spectral = _single_precision_stage(x, products)
-        found = _bounds(single, m, spectral, rounding, len(composition(STAGES[0])) + 2, "mixed")
+        found = _bounds(single, m, rounding, len(composition(STAGES[0])) + 2, "mixed")
         if found.tight(rtol):
             return found
         done = found.steps
-    spectral = 1.0 + product_rounding(x.shape[1] * x.shape[2])
+    spectral = 1.0 + expected_rounding(x.shape[1] * x.shape[2])
     for reach in STAGES:
         stage = composition(reach)
-        x, spectral = _apply(x, stage, spectral, products, UNIT)
+        x, spectral = _apply(x, stage, spectral, products, UNIT)  # steers the steps; no bound rests on it
         done += len(stage)
-        found = _bounds(x, m, spectral, rounding, done, "float64")
+        found = _bounds(x, m, rounding, done, "float64")
         if found.tight(rtol, EXCESS) and not (complete and _unfinished(x, products)):
             break
     return found
@@ -151,7 +152,7 @@ def _unfinished(x: torch.Tensor, products: Products) -> bool:
     """Whether XᵀX is not yet a projection to rounding."""
     gram = products.gram(x)
     gap = torch.linalg.matrix_norm(products.quadratic(gram, 0.0, 1.0, -1.0))
-    return bool((gap > 8 * product_rounding(x.shape[1]) * torch.linalg.matrix_norm(x)).any())
+    return bool((gap > 8 * expected_rounding(x.shape[1]) * torch.linalg.matrix_norm(x)).any())
 
 
 def _single_precision_stage(x: torch.Tensor, products: Products) -> tuple[torch.Tensor, float]:
@@ -197,7 +198,7 @@ def _steps(x: torch.Tensor, polynomials: tuple[Quintic, ...], products: Products
 
 def _step_rounding(p: Quintic, spectral: float, rows: int, columns: int, unit: float) -> float:
     """Frobenius bound of what a step adds to p(X) by rounding, with ‖X‖_F² ≤ columns · spectral²."""
-    r = product_rounding(max(rows, columns)) * (unit / UNIT)
+    r = expected_rounding(max(rows, columns)) * (unit / UNIT)
     square = spectral * spectral
     gram = r * columns * square
     right = abs(p.a) + abs(p.b) * square + abs(p.c) * square * square
@@ -208,26 +209,76 @@ def _step_rounding(p: Quintic, spectral: float, rows: int, columns: int, unit: f
 
 
 def _bounds(
-    u: torch.Tensor, m: torch.Tensor, spectral: float, rounding: torch.Tensor, steps: int, precision: str
+    u: torch.Tensor, m: torch.Tensor, rounding: torch.Tensor, steps: int, precision: str
 ) -> PolarIterate:
     """The two-sided bound of the module docstring, per matrix."""
     p, q = m.shape[-2:]
-    n = u.mT @ m
-    trace = n.diagonal(dim1=-2, dim2=-1).sum(-1)
-    norm_u, norm_m, norm_n = (torch.linalg.matrix_norm(part) for part in (u, m, n))
-    left = torch.linalg.matrix_norm(torch.baddbmm(m, u, n, alpha=-1.0))
-    outside = left + product_rounding(q) * norm_u * norm_n + 2 * UNIT * norm_m + rounding
-    delta = 4 * product_rounding(q) * trace.clamp_min(0.0) + torch.finfo(torch.float64).tiny
+    spectral = _spectral(u)
+    norm_u, norm_m = _norm(u), _norm(m)
+    trace = column_sums(column_sums(u * m)[..., None])[..., 0]
+    value_error = (sum_gamma(p) + sum_gamma(q)) * norm_u * norm_m
+    n = product(u.mT, m)
+    norm_n = _norm(n)
+    left = _norm(m - product(u, n))
+    outside = left + product_gamma(q) * norm_u * norm_n + 2 * UNIT * (norm_m + left) + rounding
+    second, second_error = _second_order(n)
+    diagonal = n.diagonal(dim1=-2, dim2=-1)
+    inner = diagonal.sum(-1) + gamma(q) * diagonal.abs().sum(-1) * _UP
+    root = math.sqrt(q) * _UP
+    upper = spectral * (inner + second + second_error) * (1.0 + 8 * UNIT) + root * outside + TINY
+    excess = (spectral - 1.0 + second / trace.clamp_min(_ZERO)) * trace + root * left
+    lower = (trace - value_error) / spectral * (1.0 - 8 * UNIT) - root * rounding - TINY
+    upper = torch.where(torch.isfinite(upper), upper, math.inf)
+    upper = torch.where(m.any(-1).any(-1), upper, root * rounding)
+    return PolarIterate(u, trace, lower.clamp_min(0.0), upper, excess, steps, precision)
+
+
+def _norm(x: torch.Tensor) -> torch.Tensor:
+    """[B] upper bounds of ‖x‖_F."""
+    return torch.linalg.matrix_norm(x) * _UP + TINY
+
+
+def _gap(h: torch.Tensor, low: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(h − LLᵀ, an upper bound of its error in the Frobenius norm)."""
+    gap = h - product(low, low.mT)
+    return gap, product_gamma(low.shape[-1]) * _norm(low) ** 2 + UNIT * _norm(gap)
+
+
+def _spectral(u: torch.Tensor) -> torch.Tensor:
+    """[B] upper bounds of ‖u‖₂: UᵀU ⪯ (1 + η)I where what is left factorises, but for what the factor misses."""
+    p, q = u.shape[-2:]
+    gram = product(u.mT, u)
+    gram_error = product_gamma(p) * _norm(u) ** 2
+    found = _norm(u)  # ‖u‖₂ ≤ ‖u‖_F, whatever else fails
+    for surplus in _SURPLUS:
+        h = -gram
+        h.diagonal(dim1=-2, dim2=-1).add_(1.0 + surplus)
+        low, info = torch.linalg.cholesky_ex(h)
+        gap, error = _gap(h, low)
+        eta = surplus + _norm(gap) + error + gram_error + 4 * UNIT * (1.0 + surplus)
+        bound = (1.0 + eta).sqrt() * (1.0 + 4 * UNIT)
+        found = torch.where((info == 0) & torch.isfinite(bound) & (bound < found), bound, found)
+        if bool((info == 0).all()):
+            break
+    return found
+
+
+def _second_order(n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(½‖JDᵀ‖² as computed, what it may miss of ½‖L⁻¹Dᵀ‖_F²); infinite where no factor is found."""
+    q = n.shape[-1]
+    scale = n.diagonal(dim1=-2, dim2=-1).abs().sum(-1)
+    delta = 8 * product_gamma(q) * scale + TINY
     h = (n + n.mT).mul_(0.5)
     h.diagonal(dim1=-2, dim2=-1).add_(delta[:, None])
-    factor, info = torch.linalg.cholesky_ex(h)
-    n.sub_(h)
-    del h  # a seventh matrix beside the factors, M, u, N and those of the solve
-    gap = torch.linalg.solve_triangular(factor, n.mT, upper=False)
-    size = torch.linalg.matrix_norm(gap)
-    second = (size * (_SOLVE + size / trace.clamp_min(_ZERO).sqrt())).square() / 2
-    upper = spectral * (trace + second) + math.sqrt(q) * outside
-    lower = (trace - 2 * product_rounding(p) * norm_u * norm_m) / spectral - math.sqrt(q) * rounding
-    excess = spectral * second + math.sqrt(q) * left
-    upper = torch.where((info == 0) & torch.isfinite(upper), upper, math.inf)
-    return PolarIterate(u, trace, lower.clamp_min(0.0), upper, excess, steps, precision)
+    low, info = torch.linalg.cholesky_ex(h)
+    del h
+    gap, gap_error = _gap(n, low)
+    eye = torch.eye(q, dtype=n.dtype, device=n.device).expand_as(low)
+    inverse = torch.linalg.solve_triangular(low, eye, upper=False)
+    norm_low, norm_inverse = _norm(low), _norm(inverse)
+    rest = _norm(product(inverse, low) - eye) + (product_gamma(q) + UNIT) * norm_inverse * norm_low
+    computed = _norm(product(inverse, gap.mT))
+    size = (computed + norm_inverse * (product_gamma(q) * _norm(gap) + gap_error)) / (1.0 - rest)
+    good = (info == 0) & (rest < 0.5) & torch.isfinite(size)
+    second = computed.square() / 2
+    return torch.where(good, second, math.inf), torch.where(good, size.square() / 2 * _UP - second, math.inf)

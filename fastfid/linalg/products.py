@@ -54,7 +54,7 @@ def trace_sqrtm_product(
     first, second = real_tensor(sigma1, "sigma1"), real_tensor(sigma2, "sigma2")
     lead = _check_shapes(first, second)
     found = [
-        trace_of_root(*_factors(x, y), method, certify=bounds, rtol=rtol).bounds
+        trace_of_root(*_factors(x, y, proven=bounds), method, certify=bounds, rtol=rtol).bounds
         for x, y in zip(_flat(first), _flat(second.to(first.device)), strict=True)
     ]
     columns = [np.array([one[k] for one in found]).reshape(lead) for k in range(3)]
@@ -87,9 +87,9 @@ def _check_shapes(first: torch.Tensor, second: torch.Tensor) -> tuple[int, ...]:
     return tuple(first.shape[:-2])
 
 
-def _factors(sigma1: torch.Tensor, sigma2: torch.Tensor) -> tuple[Factor, Factor]:
+def _factors(sigma1: torch.Tensor, sigma2: torch.Tensor, *, proven: bool = False) -> tuple[Factor, Factor]:
     first, second = covariance(sigma1, "sigma1"), covariance(sigma2, "sigma2")
-    return factor(first.matrix, "sigma1"), factor(second.matrix, "sigma2")
+    return factor(first.matrix, "sigma1", proven=proven), factor(second.matrix, "sigma2", proven=proven)
 
 
 class _TraceOfRoot(torch.autograd.Function):

@@ -42,7 +42,8 @@ def result_table(result: FIDResult) -> RenderableType:
     """The value with its enclosure on the first line, then what it was measured with."""
     run = result.run
     head = Text.assemble((f"{title(run.metric)}  ", "bold"), (f"{result.value:.6f}", "bold green"))
-    head.append(f"   exact value within −{result.value - result.lower:.1e} … +{result.upper - result.value:.1e}")
+    head.append(f"   exact within −{result.value - result.lower:.1e} … +{result.upper - result.value:.1e}")
+    head.append(f" ({result.proof}: {result.covers})", "dim")
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
