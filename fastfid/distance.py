@@ -9,11 +9,11 @@ What the interval [lower, upper] means: it holds the exact distance for the matr
 semi-definite matrices to the symmetrised covariances (eigenvalues below zero set to zero; their sum is ``removed1``,
 ``removed2``), and of the means as given, all rounding included. Where the samples themselves are known (n ≤ d), their
 exact covariance takes the place of the matrix. With ``proof`` "proven" this is a theorem about the numbers that were
-computed (``linalg.enclosure``, ``linalg.trace``); with "probable" LAPACK's usual accuracy stands in for one part of it.
+computed (``linalg.enclosure``, ``linalg.trace``); with "probable" LAPACK's usual accuracy stands in for part of it.
 ``certify=True`` is always proven, and so is what the default gives up to 32 dimensions, by vectors, and on a GPU.
-Where the interval is wider than 1e-3 of the distance, the tightest route is taken and named; where not even that reaches
-it, the narrowest interval comes with a NumericalWarning: rank-deficient covariances that nearly agree are such a case,
-since one rounding of an entry moves their distance by √eps.
+Where the interval is wider than 1e-3 of the distance, the tightest route is taken and named; where not even that
+reaches it, the narrowest interval comes with a NumericalWarning: rank-deficient covariances that nearly agree are
+such a case, since one rounding of an entry moves their distance by √eps.
 
 Source: Dowson & Landau, J. Multivariate Anal. 12 (1982) 450-455, doi:10.1016/0047-259X(82)90077-X; Heusel et al. 2017,
 arXiv:1706.08500.
@@ -67,7 +67,7 @@ class FrechetResult(float):
     Attributes:
         lower, upper: bounds of the exact distance of what was given, as ``covers`` says; never below zero.
         proof: "proven", or "probable" where LAPACK's usual accuracy is part of the bounds.
-        covers: what lies between the bounds: the d×d arithmetic on the means and covariances (or samples) given; not the
+        covers: what the bounds are about: the d×d arithmetic on the means and covariances (or samples) given; not the
             network's precision, the rounding of float32 statistics, or the choice of samples.
         mean_term: ‖μ₁ − μ₂‖².
         trace_term: tr Σ₁ + tr Σ₂ − 2 tr (Σ₁Σ₂)^½.
@@ -328,7 +328,9 @@ def frechet_many(
     pairs = [(ref.proven, sides[index].proven) for index in open_ones]
     roots = traces_of_roots(pairs, method, certify=bool(certify), rtol=rtol) if pairs else []
     found = dict(zip(open_ones, roots, strict=True))
-    return [_judged(ref, side, found.get(index) or _equal(ref.factor), method, rtol) for index, side in enumerate(sides)]
+    return [
+        _judged(ref, side, found.get(index) or _equal(ref.factor), method, rtol) for index, side in enumerate(sides)
+    ]
 
 
 def compare(
@@ -365,8 +367,8 @@ def _judged(
     remarks = list(dict.fromkeys((*first.notes, *second.notes)))
     if _wide(found):
         remarks.append(
-            f"the interval [{found.lower:.6g}, {found.upper:.6g}] is {_relative(found)} of the distance wide, and no route "
-            "gives a narrower one: so far do roundings of the covariances' entries move it"
+            f"the interval [{found.lower:.6g}, {found.upper:.6g}] is {_relative(found)} of the distance wide, and no "
+            "route gives a narrower one: so far do roundings of the covariances' entries move it"
         )
     if found < 0.0:
         remarks.append(f"the value is below zero by rounding; the distance itself lies between 0 and {found.upper:.3g}")

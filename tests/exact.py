@@ -95,7 +95,7 @@ def hadamard(d: int) -> Array:
 
 
 def of_spectra(first: Array, second: Array) -> tuple[Array, Array, mpmath.mpf]:
-    """(A, B, exact distance) with A = H diag(first) Hᵀ / d: entries exact in float64, spectra powers of four or zero."""
+    """(A, B, exact distance) with A = H diag(first) Hᵀ / d: entries exact in float64, spectra powers of four or 0."""
     d = len(first)
     h = hadamard(d)
     made = []
@@ -105,12 +105,14 @@ def of_spectra(first: Array, second: Array) -> tuple[Array, Array, mpmath.mpf]:
         assert not inverse or max(inverse) - min(inverse) + 2 * math.log2(d) <= 52, "the entries would be rounded"
         made.append((h * values) @ h.T / d)
     with mpmath.workdps(DIGITS):
-        total = mpmath.fsum((mpmath.sqrt(mpmath.mpf(x)) - mpmath.sqrt(mpmath.mpf(y))) ** 2 for x, y in zip(first, second))
+        total = mpmath.fsum(
+            (mpmath.sqrt(mpmath.mpf(x)) - mpmath.sqrt(mpmath.mpf(y))) ** 2 for x, y in zip(first, second, strict=True)
+        )
     return made[0], made[1], total
 
 
 def of_blocks(blocks1: Array, blocks2: Array, order: Array) -> tuple[Array, Array, mpmath.mpf]:
-    """(A, B, exact distance) of block-diagonal matrices [n, 2, 2], rows and columns in another order: nothing rounds."""
+    """(A, B, exact distance) of block-diagonal matrices [n, 2, 2], rows and columns reordered: nothing rounds."""
     n = len(blocks1)
     made = []
     for blocks in (blocks1, blocks2):

@@ -173,7 +173,8 @@ def test_samples(n: int) -> None:
             root = mpmath.fsum(mpmath.svd_r(centred[0] * centred[1].T, compute_uv=False))
             traces = mpmath.fsum(v * v for c in centred for v in c)
             gap = mpmath.fsum(
-                (mpmath.mpf(float(x)) - mpmath.mpf(float(y))) ** 2 for x, y in zip(*(m.mean for m in moments), strict=True)
+                (mpmath.mpf(float(x)) - mpmath.mpf(float(y))) ** 2
+                for x, y in zip(*(m.mean for m in moments), strict=True)
             )
             holds(got, gap + traces - 2 * root)
 

@@ -141,12 +141,17 @@ def test_column_sums_are_within_their_gamma(p: int, rng: Rng) -> None:
 @pytest.mark.parametrize(("d", "k"), [(1, 1), (5, 3), (40, 40), (7, 300), (130, 2)])
 @pytest.mark.parametrize("signed", [False, True])
 def test_gram_gap_is_the_gap(d: int, k: int, signed: bool, rng: Rng) -> None:
-    """Integers of 30 bits: F S Fᵀ is exact in Python and needs 60 bits and more; the gap to its rounding is measured."""
+    """Integers of 30 bits: F S Fᵀ is exact in Python and needs 60 bits or so; the gap to its rounding is measured."""
     whole = rng.integers(-(2**30), 2**30, (d, k))
     signs = np.where(rng.uniform(size=k) < 0.3, -1, 1) if signed else np.ones(k, int)
     exact = (whole.astype(object) * signs) @ whole.T.astype(object)
     rounded = np.array([[float(v) for v in row] for row in exact])
-    gap = np.array([[float(int(r) - v) for r, v in zip(given, row, strict=True)] for given, row in zip(rounded, exact, strict=True)])
+    gap = np.array(
+        [
+            [float(int(r) - v) for r, v in zip(given, row, strict=True)]
+            for given, row in zip(rounded, exact, strict=True)
+        ]
+    )
     f = torch.from_numpy(whole * 2.0**-30)
     for powers in (0, 3):
         frobenius, spectral = enclosure.gram_gap(
@@ -155,8 +160,14 @@ def test_gram_gap_is_the_gap(d: int, k: int, signed: bool, rng: Rng) -> None:
         true_frobenius, true_spectral = np.linalg.norm(gap) * 2.0**-60, np.linalg.norm(gap, 2) * 2.0**-60
         size = float(f.square().sum())
         assert true_frobenius * (1 - 1e-9) <= frobenius <= true_frobenius * 1.001 + 1e-19 * size
-        assert true_spectral * (1 - 1e-9) <= spectral <= true_spectral * (1.9 if powers else math.sqrt(d) * 1.01) + 1e-19 * size
-    assert enclosure.gram_gap(torch.eye(3, dtype=torch.float64), torch.zeros(3, 0, dtype=torch.float64))[0] >= math.sqrt(3)
+        assert (
+            true_spectral * (1 - 1e-9)
+            <= spectral
+            <= true_spectral * (1.9 if powers else math.sqrt(d) * 1.01) + 1e-19 * size
+        )
+    assert enclosure.gram_gap(torch.eye(3, dtype=torch.float64), torch.zeros(3, 0, dtype=torch.float64))[
+        0
+    ] >= math.sqrt(3)
 
 
 @pytest.mark.parametrize(("p", "q"), [(1, 1), (1, 40), (3, 3), (8, 20), (30, 30)])

@@ -87,8 +87,8 @@ POLAR = 10.0
 """‖UᵀU − I‖_F and ‖UH − M‖_F/‖M‖_F in units of d·eps (LAPACK's test ratio; its own suite accepts 30)."""
 
 POLAR_MATRICES = 11.0
-"""Float64 matrices [d, d] alive at once in a distance by newton-schulz, beside the two that were given. Counted: 11, where
-its upper bound is made: both factors, M, u, N, three of the triangular factor and three of a product under way."""
+"""Float64 matrices [d, d] alive at once in a distance by newton-schulz, beside the two that were given. Counted: 11,
+where its upper bound is made: both factors, M, u, N, three of the triangular factor, three of a product."""
 
 ROOT = 10.0
 """‖X² − A‖_F in units of d·eps·‖X‖_F²."""

@@ -1,9 +1,9 @@
 """What float64 arithmetic may have added, and two-sided bounds of sums of singular values.
 
-Proven (u = 2⁻⁵³, γ_k = k u / (1 − k u); Higham, *Accuracy and Stability*, §3): a product of inner dimension k, summed in
-any order, fused or not, is off by at most γ_k |A||B| in every entry. ``product`` sums blocks of 128, so that its chain
-is at most 127 + k/128 longer than one; ``column_sums`` halves, so that its chain is 2⌈log₂ k⌉. Every norm is a bound: it
-is inflated by 1e-6, which holds for 8e9 entries. ``gram_gap`` measures ‖Σ − F S Fᵀ‖ beyond float64: the leading bits
+Proven (u = 2⁻⁵³, γ_k = k u / (1 − k u); Higham, *Accuracy and Stability*, §3): a product of inner dimension k,
+summed in any order, fused or not, is off by at most γ_k |A||B| in every entry. ``product`` sums blocks of 128, so that
+its chain is 128 + k/128 at most; ``column_sums`` halves, so that its chain is 2⌈log₂ k⌉. Every norm is a bound: it is
+inflated by 1e-6, which holds for 8e9 entries. ``gram_gap`` measures ‖Σ − F S Fᵀ‖ beyond float64: the leading bits
 of F multiply without any rounding. No solver is trusted: what it returns is checked by such products.
 
 Probable, and called so wherever it is used: ``from_gram_eigenvalues`` and ``expected_rounding``, which take LAPACK's

@@ -132,7 +132,8 @@ def factor(sigma: torch.Tensor, argument: str, *, proven: bool = False) -> Facto
             expected = expected_solver(d) * size
             made = Factor(cholesky, root, trace, gamma(2) * trace, triangular=True, inverse=inverse)
             return _proven(made, matrix) if proven else made._replace(below=expected, above=expected)
-    return _truncated(matrix, *torch.linalg.eigh(matrix), root, trace, argument, proven=proven)
+    values, vectors = torch.linalg.eigh(matrix)
+    return _truncated(matrix, values, vectors, root, trace, argument, proven=proven)
 
 
 def _proven(made: Factor, matrix: torch.Tensor) -> Factor:

@@ -33,7 +33,16 @@ import torch
 from fastfid._arithmetic import stated
 from fastfid._graphs import Graphed
 from fastfid.linalg.coefficients import Quintic, composition
-from fastfid.linalg.enclosure import TINY, UNIT, column_sums, expected_rounding, gamma, product, product_gamma, sum_gamma
+from fastfid.linalg.enclosure import (
+    TINY,
+    UNIT,
+    column_sums,
+    expected_rounding,
+    gamma,
+    product,
+    product_gamma,
+    sum_gamma,
+)
 
 STAGES = (1e-5, 1e-4, 1e-4, 1e-4)
 """Decades of singular values per stage, 17 in all: below eps nothing can be told from rounding."""
@@ -208,9 +217,7 @@ def _step_rounding(p: Quintic, spectral: float, rows: int, columns: int, unit: f
     return spectral * quadratic + r * columns * spectral * right
 
 
-def _bounds(
-    u: torch.Tensor, m: torch.Tensor, rounding: torch.Tensor, steps: int, precision: str
-) -> PolarIterate:
+def _bounds(u: torch.Tensor, m: torch.Tensor, rounding: torch.Tensor, steps: int, precision: str) -> PolarIterate:
     """The two-sided bound of the module docstring, per matrix."""
     p, q = m.shape[-2:]
     spectral = _spectral(u)
@@ -235,7 +242,8 @@ def _bounds(
 
 def _norm(x: torch.Tensor) -> torch.Tensor:
     """[B] upper bounds of ‖x‖_F."""
-    return torch.linalg.matrix_norm(x) * _UP + TINY
+    bound: torch.Tensor = torch.linalg.matrix_norm(x) * _UP + TINY
+    return bound
 
 
 def _gap(h: torch.Tensor, low: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -246,7 +254,7 @@ def _gap(h: torch.Tensor, low: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 def _spectral(u: torch.Tensor) -> torch.Tensor:
     """[B] upper bounds of ‖u‖₂: UᵀU ⪯ (1 + η)I where what is left factorises, but for what the factor misses."""
-    p, q = u.shape[-2:]
+    p = u.shape[-2]
     gram = product(u.mT, u)
     gram_error = product_gamma(p) * _norm(u) ** 2
     found = _norm(u)  # ‖u‖₂ ≤ ‖u‖_F, whatever else fails

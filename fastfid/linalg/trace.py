@@ -11,12 +11,12 @@ Where the factors are not square (samples, singular covariances) the same holds 
 other arithmetic. A route that breaks down, whose enclosure is wider than ``rtol``, or that has lost too many digits by
 its own estimate hands over to the next, and the notes say so: newton-schulz → eigvalsh or eigh → svd.
 
-From F Fᵀ to the exact Σ₊. F(A, B) = tr (A^½BA^½)^½ is monotone and jointly concave, and F(A + C, B) ≤ F(A, B) + F(C, B).
+From F Fᵀ to the exact Σ₊. F(A, B) = tr (A^½BA^½)^½ is monotone, jointly concave, and F(A + C, B) ≤ F(A, B) + F(C, B).
 With A' = F₁F₁ᵀ, −below·I ⪯ A − A' ⪯ above·I and e the one or the other, each side moves the trace by at most
 
     √e Σᵢ √bᵢᵢ                  since F(eI, B) = √e tr B^½ and the diagonal is majorised by the eigenvalues; and
     ½ e tr T (+ ½ ε²F below)    where A' is invertible: T = A'⁻¹ # B is the supergradient, tr T ≤ Σᵢ √((A'⁻¹)ᵢᵢ bᵢᵢ),
-                                ε = e ‖A'⁻¹‖ ≤ 1: F(A' + E, B) ≥ tr (I + N)^½H, N = F₁⁻¹EF₁⁻ᵀ, √(1 + x) ≥ 1 + x/2 − x²/2,
+                                ε = e ‖A'⁻¹‖ ≤ 1: F(A' + E, B) ≥ tr (I + F₁⁻¹EF₁⁻ᵀ)^½H, √(1 + x) ≥ 1 + x/2 − x²/2,
 
 the smaller of which is taken. Bounds of proven factors and a proven norm are proven; else they are probable.
 """
@@ -30,7 +30,16 @@ from typing import NamedTuple
 import torch
 
 from fastfid.linalg import nuclear
-from fastfid.linalg.enclosure import TINY, Enclosure, column_sums, expected_rounding, gamma, norm, product, product_gamma
+from fastfid.linalg.enclosure import (
+    TINY,
+    Enclosure,
+    column_sums,
+    expected_rounding,
+    gamma,
+    norm,
+    product,
+    product_gamma,
+)
 from fastfid.linalg.factors import Factor, scaled
 from fastfid.linalg.iteration import PolarIterate
 
@@ -130,7 +139,8 @@ def trace_of_root(f1: Factor, f2: Factor, method: str, *, certify: bool, rtol: f
     m, rounding = product_of_factors(f1, f2)
     scale = f1.root_scale * f2.root_scale
     proven, small = f1.proven and f2.proven, min(m.shape) <= _SMALL
-    chosen, notes = resolve(method, m.device, certify), []
+    chosen = resolve(method, m.device, certify)
+    notes: list[str] = []
     if proven and small and (certify or method in ("auto", "low-rank")) and chosen in ("eigvalsh", "eigh"):
         chosen = "svd"
 
