@@ -9,6 +9,7 @@ import tolerances as tol
 import torch
 
 import fastfid
+from fastfid._dispatch import report
 from fastfid.linalg import iteration, nuclear
 from fastfid.linalg.coefficients import Quintic, composition, minimax_quintic
 from fastfid.linalg.engine_torch import products
@@ -240,6 +241,9 @@ def test_bad_input_is_named() -> None:
 @pytest.mark.parametrize("d", [5, 131, 512])
 def test_engines_on_the_gpu(backend: str, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTFID_BACKEND_POLAR_PRODUCTS", backend)
+    reason = report("polar_products", "cuda")[backend]
+    if reason is not None:  # this Triton can't compile them for this GPU
+        pytest.skip(reason)
     for name in SINGULAR_VALUES:
         m, want = matrix(name, d)
         for precision in ("float64", "mixed"):
