@@ -30,9 +30,9 @@ sliced, 36 times as many int8 operations need 12 ms, and writing and reading the
 network of the same 50,000 images takes such a card several seconds and more, a few percent of which plain float64 would
 be: the sliced route matters where features are given, hardly where they are extracted.
 
-Compiled for sm_80, sm_90, sm_100 (the sliced one also for sm_86, sm_89, sm_120; which Triton can: ``kernels.probe``) and
-run in Triton's interpreter by the tests; not run on a GPU, so tile sizes are untuned, the figures above are no
-measurements, and ``auto`` prefers torch's engine.
+Compiled for sm_80, sm_90, sm_100 (the sliced one also for sm_86, sm_89, sm_120) by a Triton that can
+(``fastfid.kernels.probe``) and run in its interpreter by the tests; not run on a GPU, so tile sizes are untuned, the
+figures above are no measurements, and ``auto`` prefers torch's engine.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ tiles of T. Bytes per matrix: X is read Q/T times out of the L2 cache, D once (i
 Accumulation in the dtype of X; float32 operands are multiplied as IEEE float32, never TF32. float64 tiles become DMMA
 instructions on sm_80, sm_90 and sm_100.
 
-Compiled for sm_80, sm_90 and sm_100 and run in Triton's interpreter by tests/test_kernels_compile.py (sm_100's DMMA takes
-Triton 3.8, any float64 product 3.5: ``fastfid.kernels.probe``); not run on a GPU, so the tile sizes below are untuned and
-``auto`` prefers torch's products.
+Compiled for sm_80, sm_90 and sm_100 and run in Triton's interpreter by tests/test_kernels_compile.py (any float64
+product takes Triton 3.5, sm_100's DMMA 3.8: ``fastfid.kernels.probe``); not run on a GPU, so the tile sizes below are
+untuned and ``auto`` prefers torch's products.
 
 Source: the idea of one triangle per product is BLAS's syrk (Dongarra et al., ACM TOMS 16 (1990) 1-17,
 doi:10.1145/77626.79170).
