@@ -172,14 +172,14 @@ def reliability_block(document: dict[str, Any], name: str) -> str:
     said = {
         "fuzz": "calls of {n} public functions and commands with right, wrong and extreme arguments",
         "files": "damaged files of {n} formats",
-        "kills": "commands killed or interrupted one to three times at random moments, and run again",
+        "kills": "kills and interruptions of commands at random moments, one to three before they are let through",
         "ranks": "runs of two processes, one killed or stopped at a random moment",
         "special": "pipes, sockets, links, strange names, as images and as outputs",
         "ambient": "calls under random switches of torch, NumPy, Pillow and the process",
     }
     lines = []
     for kind, one in document["kinds"].items():
-        lines.append([said[kind].format(n=one["entries"]), f"{one['tried']:,}", f"{one['failed']:,}"])
+        lines.append([said[kind].format(n=one["entries"]), f"{one['events']:,}", f"{one['failed']:,}"])
     return table([f"{document['seconds'] / 60:.0f} minutes (`{name}`)", "tried", "failed"], lines)
 
 

@@ -115,8 +115,8 @@ def test_reliability_says_what_was_tried_and_what_failed(report: Any) -> None:
     document = {
         "seconds": 1800.2,
         "kinds": {
-            "fuzz": {"entries": 32, "tried": 1_234_567, "failed": 8, "least": 200},
-            "kills": {"entries": 4, "tried": 301, "failed": 0, "least": 70},
+            "fuzz": {"entries": 32, "tried": 1_234_567, "events": 1_234_567, "failed": 8, "least": 200},
+            "kills": {"entries": 4, "tried": 150, "events": 301, "failed": 0, "least": 70},
         },
     }
     lines = report.reliability_block(document, "campaign.json").splitlines()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
 import signal
 import tempfile
 import time
@@ -80,13 +79,14 @@ def undisturbed(kind: str) -> tuple[Any, float]:
         return outcome(path), seconds
 
 
-def killed(kind: str, signal_number: int) -> Callable[[Generator, Path], None]:
-    def run(rng: Generator, folder: Path) -> None:
+def killed(kind: str, signal_number: int) -> Callable[[Generator, Path], int]:
+    def run(rng: Generator, folder: Path) -> int:
         keeping = pick(rng, ("", "cache", "checkpoint")) if kind != "merge" else ""
         want, seconds = undisturbed(kind)
         log, label = make(folder), f"{kind}{' --' * bool(keeping)}{keeping}, {signal.Signals(signal_number).name}"
         given = words(kind, folder, keeping)
-        for _ in range(int(rng.integers(1, 4))):
+        times = int(rng.integers(1, 4))
+        for _ in range(times):
             pid = forked(command(*given), log)
             time.sleep(seconds * float(rng.uniform(0, 1.3)))
             os.kill(pid, signal_number)
@@ -109,7 +109,7 @@ def killed(kind: str, signal_number: int) -> Callable[[Generator, Path], None]:
             require(not kept, f"{label}: a checkpoint is left", repr(kept))
         strays = [n for n in kept if n != "hashes" and not n.endswith((".safetensors", ".lock"))]
         require(not strays, f"{label}: strays in the cache", repr(strays))
-        shutil.rmtree(folder / "kept")
+        return times
 
     return run
 

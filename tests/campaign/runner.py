@@ -25,7 +25,7 @@ import PIL
 import torch
 
 import fastfid
-from campaign.registry import ENTRIES, FLOORS, SHARES
+from campaign.registry import ENTRIES, FLOORS, MOST, SHARES
 from campaign.worker import Tally, Worker
 
 PIECE_S = 2.0
@@ -77,15 +77,16 @@ class Campaign:
             left = max(FLOORS[ENTRIES[name].kind] - one.tally.tried, 0)
             over = time.monotonic() - self.begin > self.seconds
             made = Tally()
-            following = worker.run(one.index, name, one.following, left if over else 10**9, PIECE_S, made)
+            count = left if over else max(MOST - one.tally.tried, 1)
+            following = worker.run(one.index, name, one.following, count, PIECE_S, made)
             with self.lock:
                 one.following, one.busy = following, False
-                one.tally.add(made.tried, made.seconds, made.faults)
+                one.tally.add(made.tried, made.seconds, made.faults, made.events)
 
     def _next(self, hard: float) -> str | None:
         """The entry that is furthest behind, none where all is done."""
         passed = time.monotonic() - self.begin
-        free = {name: one for name, one in self.state.items() if not one.busy}
+        free = {name: one for name, one in self.state.items() if not one.busy and one.tally.tried < MOST}
         short = {name: one for name, one in free.items() if one.tally.tried < FLOORS[ENTRIES[name].kind]}
         if passed > hard or not free or (passed > self.seconds and not short):
             return None
@@ -103,6 +104,7 @@ class Campaign:
             name: {
                 "kind": ENTRIES[name].kind,
                 "tried": one.tally.tried,
+                "events": one.tally.events,
                 "failed": one.tally.failed,
                 "seconds": round(one.tally.seconds, 1),
                 "faults": {what: {"count": c, "seeds": s, "detail": d} for what, (c, s, d) in one.tally.faults.items()},
@@ -111,9 +113,10 @@ class Campaign:
         }
         kinds: dict[str, dict[str, Any]] = {}
         for one in entries.values():
-            kind = kinds.setdefault(one["kind"], {"entries": 0, "tried": 0, "failed": 0, "least": None})
+            kind = kinds.setdefault(one["kind"], {"entries": 0, "tried": 0, "events": 0, "failed": 0, "least": None})
             kind["entries"] += 1
             kind["tried"] += one["tried"]
+            kind["events"] += one["events"]
             kind["failed"] += one["failed"]
             kind["least"] = one["tried"] if kind["least"] is None else min(kind["least"], one["tried"])
         return {
@@ -150,7 +153,8 @@ def table(result: dict[str, Any]) -> str:
             detail = " ".join(fault["detail"].split())[:200]
             lines.append(f"    {fault['count']:>6} × {what} (seeds {fault['seeds']}): {detail}")
     for kind, one in result["kinds"].items():
-        lines.append(f"{kind:10} {one['entries']:>3} entries, {one['tried']:,} tried, {one['failed']:,} failed")
+        counts = f"{one['tried']:,} tried ({one['events']:,} done in them), {one['failed']:,} failed"
+        lines.append(f"{kind:10} {one['entries']:>3} entries, {counts}")
     return "\n".join(lines)
 
 

@@ -38,12 +38,13 @@ class Entry:
 
     Attributes:
         name: "fuzz/frechet", "files/statistics npz", …: the kind, and what of it.
-        run: makes one trial from a generator, in a scratch folder of its own; raises Fault.
+        run: makes one trial from a generator, in a scratch folder of its own; raises Fault. May return how often
+            something was done in it (a process killed), where that is not once.
         covers: the public names or commands that it tries.
     """
 
     name: str
-    run: Callable[[np.random.Generator, Path], None]
+    run: Callable[[np.random.Generator, Path], int | None]
     covers: tuple[str, ...] = ()
 
     @property

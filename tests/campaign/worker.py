@@ -37,11 +37,13 @@ class Tally:
 
     Attributes:
         tried: trials begun.
+        events: what was done in them: mostly one each.
         failed: trials that were a failure.
         faults: what failed → [how often, the first seeds, detail of the first].
     """
 
     tried: int = 0
+    events: int = 0
     failed: int = 0
     seconds: float = 0.0
     faults: dict[str, list[Any]] = field(default_factory=dict)
@@ -53,8 +55,8 @@ class Tally:
             known[1].append(seed)
         self.failed += count
 
-    def add(self, tried: int, seconds: float, faults: dict[str, list[Any]]) -> None:
-        self.tried, self.seconds = self.tried + tried, self.seconds + seconds
+    def add(self, tried: int, seconds: float, faults: dict[str, list[Any]], events: int = 0) -> None:
+        self.tried, self.seconds, self.events = self.tried + tried, self.seconds + seconds, self.events + events
         for what, (count, seeds, detail) in faults.items():
             self.note(what, seeds[0], detail, count)
             for seed in seeds[1:]:
@@ -82,7 +84,7 @@ def _one(entry: Any, seed: int, tally: Tally) -> None:
     folder = _scratch()
     tally.tried += 1
     try:
-        entry.run(np.random.default_rng([seed, zlib.crc32(entry.name.encode())]), folder)
+        tally.events += entry.run(np.random.default_rng([seed, zlib.crc32(entry.name.encode())]), folder) or 1
     except Fault as fault:
         tally.note(fault.what, seed, fault.detail)
     except Exception as error:
@@ -136,7 +138,8 @@ def main() -> None:
                 break
             board[: _NOW.size] = _NOW.pack(index, seed, now)
             _one(entry, seed, tally)
-        done = {"tried": tally.tried, "seconds": time.monotonic() - begin, "faults": tally.faults}
+        passed = time.monotonic() - begin
+        done = {"tried": tally.tried, "seconds": passed, "faults": tally.faults, "events": tally.events}
         print(json.dumps(done), file=answers, flush=True)
 
 
@@ -161,7 +164,7 @@ class Worker:
             return first
         said = self._answer(process)
         if isinstance(said, dict):
-            tally.add(said["tried"], said["seconds"], said["faults"])
+            tally.add(said["tried"], said["seconds"], said["faults"], said["events"])
             return first + int(said["tried"])
         entry, seed, _ = _NOW.unpack(self.board.read_bytes()[: _NOW.size])
         seed = max(int(seed), first) if entry == index else first
