@@ -185,6 +185,8 @@ def stats(
             permission, a name that is too long). Where it fails afterwards, its ``moments`` are what was measured, and
             they are saved in the current folder or in that of temporary files; the message says where.
     """
+    if output is not None and not isinstance(output, (str, os.PathLike)):
+        raise TypeError(f"output: {type(output).__name__}; accepted: a path that ends in .npz, or None")
     if output is not None and Path(output).suffix != ".npz":  # before the work, not after it
         raise ValueError(f"output must end in .npz, got {os.fspath(output)!r}")
     several, own = asked(distributed)

@@ -248,6 +248,8 @@ def _find(
         asked, origin = os.environ.get(VARIABLE) or None, VARIABLE
     if asked is None:
         return None, _cached_file() or _download(download, progress)
+    if not isinstance(asked, (str, os.PathLike)):
+        raise TypeError(f"weights: {type(asked).__name__}; accepted: a path, 'random', 'random:SEED' or None")
     seed = _seed_of(asked)
     if seed is None:
         return None, _named_file(Path(asked).expanduser(), origin)

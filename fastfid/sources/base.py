@@ -66,9 +66,10 @@ class Shard:
         """From "INDEX/OF", a pair, or None for the whole set."""
         if text is None or isinstance(text, Shard):
             return text or WHOLE
-        parts = text.split("/") if isinstance(text, str) else [str(part) for part in text]
-        if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
-            raise ValueError(f"shard={text!r}; accepted: INDEX/OF, such as 0/4, with 0 ≤ INDEX < OF")
+        pair = text if isinstance(text, (tuple, list)) else ()
+        parts = text.split("/") if isinstance(text, str) else [str(part) for part in pair]
+        if len(parts) != 2 or not all(part.strip().isdecimal() and len(part) < 20 for part in parts):
+            raise ValueError(f"shard={str(text)[:50]!r}; accepted: INDEX/OF, such as 0/4, with 0 ≤ INDEX < OF")
         return cls(int(parts[0]), int(parts[1]))
 
 

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 from torch.utils.dlpack import from_dlpack
 
+from fastfid._checks import dense, plain_array
 from fastfid.sources.archive import ZipSource
 from fastfid.sources.arrays import ArraySource, NpySource
 from fastfid.sources.base import Layout, Source
@@ -68,9 +69,9 @@ def open_source(x: Any, *, decode: Decode | None = None, layout: Layout | None =
     if isinstance(x, (str, bytes, os.PathLike)):
         return _open_path(os.fsdecode(x), decode or Decode(), layout)
     if isinstance(x, np.ndarray):
-        return ArraySource(x, layout or "NHWC")
+        return ArraySource(plain_array("images", x), layout or "NHWC")
     if isinstance(x, torch.Tensor):
-        return ArraySource(x, layout or "NCHW")
+        return ArraySource(dense("images", x), layout or "NCHW")
     if hasattr(x, "__dlpack__"):
         return ArraySource(from_dlpack(x), layout or "NHWC")
     if isinstance(x, Dataset) and not isinstance(x, IterableDataset) and hasattr(x, "__len__"):

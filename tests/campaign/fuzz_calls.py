@@ -75,6 +75,12 @@ def as_set(rng: Generator, images: Any, folder: Path, name: str) -> Any:
     return images
 
 
+def as_update(rng: Generator, images: Any, folder: Path, name: str) -> Any:
+    """As ``as_set``, but never a list of several batches, of which ``update`` would have to guess one."""
+    made = as_set(rng, images, folder, name)
+    return images if isinstance(made, list) else made
+
+
 def wrong_set(rng: Generator, folder: Path) -> tuple[str, Any]:
     """No image set."""
     images = pictures(rng, 3)
@@ -98,7 +104,6 @@ def wrong_set(rng: Generator, folder: Path) -> tuple[str, Any]:
         "empty text": "",
         "list of None": [None, None],
         "list of texts": ["a", "b"],
-        "nested": [[images]],
         "dict": {"a": images},
         "empty list": [],
         "masked": np.ma.MaskedArray(images, np.ones(images.shape, bool)),
@@ -192,7 +197,7 @@ def stats(rng: Generator, folder: Path) -> None:
         require({one.name for one in folder.iterdir()} <= {"out.npz", "x", "x.npy", "x.npz"}, "stats: stray files")
     elif kind == 3:
         how, bad = wrong_set(rng, folder)
-        if how == "one image":
+        if how in ("one image", "empty Moments"):
             return
         either_named(rng, lambda: fastfid.stats(bad, **SETTINGS), f"stats: set {how}", "images")
     elif kind == 4:
@@ -223,7 +228,7 @@ def evaluator(rng: Generator, folder: Path) -> None:
         cut = int(rng.integers(0, len(y) + 1))
         for part in (y[:cut], y[cut:]):
             if len(part):
-                returns(one.update, as_set(rng, part, folder, f"p{len(part)}{cut}"), label="Evaluator.update")
+                returns(one.update, as_update(rng, part, folder, f"p{len(part)}{cut}"), label="Evaluator.update")
         require(one.n == len(y), "Evaluator.n")
         got = returns(one.compute, label="Evaluator.compute")
         size = float(features_of(x).var(0).sum() + features_of(y).var(0).sum())
@@ -233,7 +238,7 @@ def evaluator(rng: Generator, folder: Path) -> None:
     elif kind == 2:
         one.update(y)
         how, bad = wrong_set(rng, folder)
-        if how not in ("one image", "nothing", "empty list"):
+        if how not in ("one image", "nothing", "empty list", "three axes"):
             either_named(rng, lambda: one.update(bad), f"Evaluator.update: {how}", "images")
             require(one.n == len(y), f"Evaluator.update: {how}: took part of it", f"{one.n}, not {len(y)}")
     elif kind == 3:

@@ -89,7 +89,11 @@ def resize(rng: Generator, _: Path) -> None:
     elif kind == 5:
         how, bad = _wrong_images(rng, images)
         refuses(
-            fastfid.resize_normalize, bad, size, label=f"resize_normalize: images {how}", names=("images", "pixels")
+            fastfid.resize_normalize,
+            bad,
+            size,
+            label=f"resize_normalize: images {how}",
+            names=("images", "pixels", "sizes"),
         )
     elif kind == 6:
         name, how, bad = _wrong_option(rng)
