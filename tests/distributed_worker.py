@@ -25,6 +25,7 @@ from torch import distributed as dist
 import fastfid
 from fastfid.distributed import World, first_on_node, joined, merge_across
 from fastfid.distributed import merge as merge_room
+from fastfid.distributed import world as world_room
 from fastfid.errors import FastFIDError
 
 LIMIT_S = 60.0
@@ -256,6 +257,14 @@ def die(whose: int, where: str, callers: bool) -> int:
         moments = fastfid.Moments.from_features(np.random.default_rng(world.index).standard_normal((50, 20)))
         merge_across(moments, world)
     return 0
+
+
+def die_connecting(whose: int, timeout_s: float) -> int:
+    """One rank is gone between signing in and its connections."""
+    if int(os.environ["RANK"]) == whose:
+        world_room._connect = lambda *_: os._exit(9)
+    with joined(timeout_s=timeout_s):
+        return 0
 
 
 def sleep(whose: int, timeout_s: float) -> int:

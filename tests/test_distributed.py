@@ -179,6 +179,14 @@ def test_a_rank_that_does_not_answer_ends_all(case: Any) -> None:
     assert outcomes[0].text.startswith("rank 1 failed: did not answer in time: rank 0 of 2 has waited 1 s at ")
 
 
+def test_a_rank_that_dies_while_it_connects_ends_all() -> None:
+    outcomes = run(worker.die_connecting, 3, 1, 3.0)
+    assert [outcome.code for outcome in outcomes] == [1, 9, 1]
+    for outcome in (outcomes[0], outcomes[2]):
+        assert outcome.error == "RankError"
+        assert "rank 1" in outcome.text
+
+
 def test_inside_a_group_of_the_callers(rng: Rng) -> None:
     x = features(rng, 100)
     for untouched, total, results in values(run(worker.in_a_group_of_the_callers, 2, shares(x, 2), None)):

@@ -91,6 +91,8 @@ class Sharing:
             source, limit, seed, block, skip_bad: as the set is read.
             start: how many of this rank's images were read before.
         """
+        if isinstance(source, BatchesSource):
+            source.watch = None  # one of an earlier run
         if self.world.size == 1:
             return None
         if self.is_own(source):

@@ -69,7 +69,8 @@ class Board:
         """Sign in for the next world: its number is how often this rank has come, so that it is the same on all."""
 
         def enter() -> bool:
-            self._number = str(self.store.add(f"joins/{self.index}", 1))
+            if not self._number:  # or else it was late for an earlier answer
+                self._number = str(self.store.add(f"joins/{self.index}", 1))
             self._write()
             return True
 
@@ -110,8 +111,9 @@ class Board:
         return bool(self.ask(self._read))
 
     def missing(self, step: int) -> list[int]:
-        """The ranks that had not come to ``step`` when ``look`` last read."""
-        return [rank for rank in range(self.size) if rank != self.index and self._step_of(rank) < step]
+        """The ranks that had not come to ``step`` when ``look`` last read; longest silent first."""
+        late = [rank for rank in range(self.size) if rank != self.index and self._step_of(rank) < step]
+        return sorted(late, key=lambda rank: self.signs[rank].changed if rank in self.signs else 0.0)
 
     def silent(self) -> list[int]:
         """Ranks whose heart does not beat between two looks; rank 0 where it holds the store, and that is gone."""

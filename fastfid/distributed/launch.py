@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _stores: dict[tuple[str, ...], Store] = {}
+_seconds: dict[tuple[int, int], tuple[Store, Store]] = {}  # with the first, so that its id stays its own
 
 
 def asked(distributed: bool | str) -> tuple[bool, bool]:
@@ -70,7 +71,7 @@ def launcher_store(index: int, size: int, timeout_s: float, announce_s: float, h
     Raises:
         RankError: nobody listens there in time.
     """
-    from torch._C._distributed_c10d import PrefixStore, TCPStore
+    from torch._C._distributed_c10d import TCPStore
 
     address, port, agent = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], store_of_agent()
     if not (port.isdecimal() and int(port) < 2**16):
@@ -102,7 +103,18 @@ def launcher_store(index: int, size: int, timeout_s: float, announce_s: float, h
             multi_tenant=not agent,
         )
     _stores[place].set_timeout(timedelta(seconds=timeout_s))
-    return PrefixStore(f"fastfid/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _stores[place])
+    return _stores[place]
+
+
+def beside(store: Store) -> Store:
+    """A second connection to a ``launcher_store``, made once: gloo holds the first while it waits.
+
+    The first itself where this torch can't; a rank that dies while it connects is then not named.
+    """
+    key = (id(store), os.getpid())
+    if key not in _seconds:
+        _seconds[key] = (store, store.clone() if hasattr(store, "clone") else store)
+    return _seconds[key][1]
 
 
 def store_of_agent() -> bool:

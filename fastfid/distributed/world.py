@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import pickle
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from fastfid.distributed import board
-from fastfid.distributed.launch import holder_of_store, inherited_hint, launcher_place, launcher_store
+from fastfid.distributed.launch import beside, holder_of_store, inherited_hint, launcher_place, launcher_store
 from fastfid.distributed.patience import ANNOUNCE_S, TIMEOUT_S, Patience, seconds
 from fastfid.errors import BackendUnavailableError, RankError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Work
+    from torch.distributed.distributed_c10d import Store
 
 _T = TypeVar("_T")
 
@@ -289,19 +293,20 @@ def first_on_node(world: World, what: str) -> Iterator[None]:
 
 def _open(world: World, own: bool) -> None:
     """Our gloo group, once all are here: the default one where there was none, else one beside the caller's."""
-    from torch import distributed as dist
     from torch._C._distributed_c10d import PrefixStore
     from torch.distributed.distributed_c10d import _get_default_store
 
     place, hint = (world.index, world.size), inherited_hint() if own else ""
     if own:
-        store = launcher_store(*place, world.timeout_s, world.announce_s / _SOONER, hint)
+        base = launcher_store(*place, world.timeout_s, world.announce_s / _SOONER, hint)
     else:
-        store = PrefixStore("fastfid", _get_default_store())
-    world._board = signs = board.Board(store, *place)
+        base = _get_default_store()
+    prefix = f"fastfid/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    store = PrefixStore(prefix, base)
+    world._board = signs = board.Board(PrefixStore(prefix, beside(base) if own else base), *place)
 
-    def missing() -> list[int] | None:
-        return signs.missing(0) if signs.look() else None
+    def missing(step: int = 0) -> list[int] | None:
+        return signs.missing(step) if signs.look() else None
 
     holder = holder_of_store() if own else ""
     first = world.announce_s / (_SOONER if own else 1)
@@ -316,15 +321,45 @@ def _open(world: World, own: bool) -> None:
     except BaseException:
         signs.take_back()
         raise
-    timeout = timedelta(seconds=world.timeout_s + _GLOO_S)
+    signs.come_to(0, "connect")
+    patience = Patience("connect", place, world.timeout_s, world.announce_s, lambda: missing(1), about=world._about)
     with world._translated():
-        if not own:
-            world._group = dist.new_group(backend="gloo", timeout=timeout)
-            return
-        # The store outlives a group, and gloo must not find the addresses of the one before.
-        fresh = PrefixStore(f"gloo/{signs.number}", store)
-        dist.init_process_group("gloo", store=fresh, rank=world.index, world_size=world.size, timeout=timeout)
-        world._group = dist.group.WORLD
+        _in_thread(partial(_connect, world, own, store), patience)
+
+
+def _connect(world: World, own: bool, store: Store) -> None:
+    """Every rank to every other; waits inside gloo for one that died just now."""
+    from torch import distributed as dist
+    from torch._C._distributed_c10d import PrefixStore
+
+    timeout = timedelta(seconds=world.timeout_s + _GLOO_S)
+    if not own:
+        world._group = dist.new_group(backend="gloo", timeout=timeout)
+        return
+    assert world._board is not None
+    # The store outlives a group, and gloo must not find the addresses of the one before.
+    fresh = PrefixStore(f"gloo/{world._board.number}", store)
+    dist.init_process_group("gloo", store=fresh, rank=world.index, world_size=world.size, timeout=timeout)
+    world._group = dist.group.WORLD
+
+
+def _in_thread(work: Callable[[], None], patience: Patience) -> None:
+    """Do it where it can be waited for with patience; what is given up is left to itself."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="fastfid-connect", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+        patience.tick()
+    if failed:
+        raise failed[0]
 
 
 def _named(ranks: list[int]) -> str:
