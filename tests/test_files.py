@@ -371,6 +371,32 @@ def test_batches_of_arrays_are_bounded_in_bytes(tmp_path: Path, monkeypatch: pyt
     assert [len(batch) for batch in source.batches(5, start=3)] == [2, 3, 2, 2]
 
 
+def test_batches_of_streams_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one or in lists: a batch is given as soon as the next image has no room in it."""
+    heights = [10, 10, 30, 10, 100, 10, 10, 10, 1, 1, 1, 60]
+    images = [photo(i, height, 10) for i, height in enumerate(heights)]
+    monkeypatch.setattr(base, "BATCH_BYTES", 10 * 3 * 50)
+    given = 0
+
+    def stream(step: int) -> Iterator[list[np.ndarray]]:
+        nonlocal given
+        for at in range(0, len(images), step):
+            given += 1
+            yield images[at : at + step]
+
+    want = [[10, 10, 30], [10], [100], [10, 10, 10, 1, 1], [1], [60]]
+    for step in (1, 2, 7, 12):
+        batches = [[heights[int(name)] for name in batch.names] for batch in open_source(stream(step)).batches(5)]
+        assert batches == want, step
+    done = 0
+    for number, batch in enumerate(want):
+        rest = open_source(stream(1)).batches(5, start=done)
+        assert [[heights[int(name)] for name in names.names] for names in rest] == want[number:]
+        done += len(batch)
+    given, batches = 0, open_source(stream(1)).batches(5)
+    assert (len(next(batches)), given) == (3, 4)
+
+
 class Deadly(torch.utils.data.Dataset):
     """Its 14th image kills whoever reads it."""
 

@@ -48,7 +48,9 @@ class Mean(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    "phase", [pytest.param(name, marks=[pytest.mark.slow] if name in ("archive", "hashing") else []) for name in PHASES]
+)
 def test_ctrl_c(tmp_path: Path, phase: str) -> None:
     write_folder(tmp_path / "set", photos(8))
     np.savez(tmp_path / "set.npz", photos(8))

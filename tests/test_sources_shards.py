@@ -48,7 +48,7 @@ def make(kind: str, folder: Path) -> Source:
 
 def read(source: Source, size: int = 3, **options: Any) -> list[bytes]:
     batches = list(source.batches(size, **options))
-    begin = -options.get("start", 0) % size if source.count is not None else 0  # the rest of the batch it falls into
+    begin = -options.get("start", 0) % size  # the rest of the batch it falls into
     assert all(len(batch) == size for batch in batches[1 if begin else 0 : -1])
     assert not begin or not batches or len(batches) == 1 or len(batches[0]) == begin
     return [image.numpy().tobytes() for batch in batches for image in batch.images]

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from fastfid._files import is_own
 from fastfid.errors import BadImageError
+from fastfid.sources import base
 from fastfid.sources.arrays import REPEATED, to_rgb
 from fastfid.sources.base import Batches, ImageBatch, Layout, Pixels, Plan, Source, pack, unpack
 from fastfid.sources.delivery import Delivery
@@ -61,6 +62,7 @@ class BatchesSource(Source):
     def _rebatched(self, plan: Plan) -> Batches:
         index, of = plan.shard.index, plan.shard.of
         position, taken, waiting = 0, 0, _Waiting()
+        left = plan.batch_size - plan.start % plan.batch_size  # of the run of batch_size images, as ``base.chunks``
         delivery = Delivery(self.items, self.description)
         for number, item in enumerate(self.items):
             what = self.what or f"item {number} of {self.description}"
@@ -78,16 +80,18 @@ class BatchesSource(Source):
                     rgb = to_rgb(images, order)
                     waiting.add(rgb if len(mine) == len(rgb) else rgb[mine], [position + i for i in mine])
                 position += count
-            while waiting.count >= plan.batch_size:
-                yield waiting.take(plan.batch_size)
+            while size := waiting.complete(left):
+                yield waiting.take(size)
+                left = left - size or plan.batch_size
             if position == plan.limit:
                 break
         if plan.limit is not None and position < plan.limit:
             raise ValueError(f"limit={plan.limit}, but {self.description} held only {position} images")
         delivery.finish(position, plan.limit is None)
         self.unread, self.remarks = delivery.unread, delivery.remarks
-        if waiting.count:
-            yield waiting.take(waiting.count)
+        while waiting.positions:
+            yield waiting.take(size := waiting.fitting(left))
+            left = left - size or plan.batch_size
 
 
 class DatasetSource(DecodedSource):
@@ -146,9 +150,22 @@ class _Waiting:
         self.parts: list[torch.Tensor] = []
         self.positions: list[int] = []
 
-    @property
-    def count(self) -> int:
-        return len(self.positions)
+    def fitting(self, left: int) -> int:
+        """How many of the first ``left`` make a batch of at most BATCH_BYTES; at least one, where one is there."""
+        found = size = 0
+        for part in self.parts:
+            each = part.nbytes // len(part)
+            room = max(0, base.BATCH_BYTES - size) // max(1, each)
+            took = min(len(part), left - found, room if found or room else 1)
+            found, size = found + took, size + took * each
+            if took < len(part):
+                break
+        return found
+
+    def complete(self, left: int) -> int:
+        """The same where nothing that is yet to come could be added to it, else 0."""
+        found = self.fitting(left)
+        return found if found == left or found < len(self.positions) else 0
 
     def add(self, images: torch.Tensor, positions: list[int]) -> None:
         self.parts.append(images)
