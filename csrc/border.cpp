@@ -1,5 +1,6 @@
 #include "border.h"
 
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
 
@@ -26,7 +27,10 @@ bool aligned_to(const char* address, int64_t begin, int64_t element) {
     return (reinterpret_cast<uintptr_t>(address) + static_cast<uintptr_t>(begin)) % static_cast<uintptr_t>(element) == 0;
 }
 
-void check_table(const TableSpans& table, int64_t out, int64_t* taps) {
+// In the uint8 contract 255 Σ|w| and the rounding half must fit 32 bits; a filter's Σ|w| is below 1.5 · 2^22.
+constexpr int64_t kMostWeight = int64_t(1) << (kFractionBits + 1);
+
+void check_table(const TableSpans& table, int64_t out, bool quantize, int64_t* taps) {
     require(table.first.bytes == 4 * out && table.count.bytes == 4 * out, "a table is not of the output's length");
     require(out > 0 && table.weights.bytes % (4 * out) == 0, "the weights are not [out, taps]");
     *taps = table.weights.bytes / (4 * out);
@@ -41,6 +45,12 @@ void check_table(const TableSpans& table, int64_t out, int64_t* taps) {
                 "a table's taps leave the image or go backwards");
         begin = first[i];
         end = next;
+    }
+    const int32_t* weight = reinterpret_cast<const int32_t*>(table.weights.begin);
+    for (int64_t i = 0; quantize && i < out; ++i) {
+        int64_t sum = 0;  // of all taps: the kernels read the padding, too
+        for (int64_t k = 0; k < *taps; ++k, ++weight) sum += std::abs(static_cast<int64_t>(*weight));
+        require(sum <= kMostWeight, "integer weights beyond the uint8 contract's");
     }
 }
 
@@ -88,8 +98,8 @@ std::vector<Job> checked_jobs(const Plan& plan, Span memory, int64_t begin, Span
         require(within(row[6], 0, known - 1) && within(row[7], 0, known - 1), "no such table");
         const TableSpans &x = tables[static_cast<size_t>(row[6])], &y = tables[static_cast<size_t>(row[7])];
         int64_t &taps_x = taps[static_cast<size_t>(2 * row[6])], &taps_y = taps[static_cast<size_t>(2 * row[7] + 1)];
-        if (taps_x == 0) check_table(x, out.width, &taps_x);
-        if (taps_y == 0) check_table(y, out.height, &taps_y);
+        if (taps_x == 0) check_table(x, out.width, plan.quantize, &taps_x);
+        if (taps_y == 0) check_table(y, out.height, plan.quantize, &taps_y);
         require(x.size == width && y.size == height, "a table is of another source size than its image");
         // resample_simd.cpp: a ring of rows, and the taps of a row packed in pairs; four bytes for each element
         const Wide scratch = (Wide(y.longest) + 64) * (Wide(out.width) + 128) * 16 + Wide(out.width) * (x.longest + 2) * 4;

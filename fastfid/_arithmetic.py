@@ -1,9 +1,9 @@
-"""The arithmetic that is stated, whatever torch's global switches say.
+"""The arithmetic that is stated, whatever torch's global switches say, and without touching one.
 
-Autocast, TF32 or bfloat16 in the place of float32, and cuDNN's choice of algorithm are settings of the whole process.
-They are neither trusted nor left changed: inside ``stated`` they are what the caller of this file says, behind it what
-they were. torch 2.9 replaced ``allow_tf32`` by ``fp32_precision`` and raises where a program mixes the two, so only the
-newer one is read and written where it exists.
+Autocast belongs to a thread and is switched off for the time of a pass. TF32, bfloat16 in the place of float32 and
+cuDNN's choice of algorithm are settings of the whole process: another thread may be training under them. So they are
+never written. Convolutions on CUDA carry their own (``convolve``); where an arithmetic can't be had for one call alone,
+the settings are read, and the caller of this file takes a wider one.
 """
 
 from __future__ import annotations
@@ -13,58 +13,60 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 
 @contextlib.contextmanager
-def stated(device: torch.device, *, tf32: bool = False) -> Iterator[None]:
-    """Float32 products and convolutions in IEEE float32, or on CUDA in TF32 where asked; the same bits run to run.
-
-    cuDNN picks its algorithms by rule, not by timing them, and only deterministic ones: a search may pick others in the
-    next run, and with them other last bits.
-    """
-    with contextlib.ExitStack() as stack:
-        if torch.amp.is_autocast_available(device.type):
-            stack.enter_context(torch.autocast(device.type, enabled=False))
-        on_cuda = device.type == "cuda"
-        if _has_fp32_precision():
-            _set_precisions(stack, on_cuda, "tf32" if tf32 else "ieee")
-        else:
-            _set_switches(stack, on_cuda, tf32)
-        if on_cuda:
-            _set(stack, torch.backends.cudnn, "benchmark", False)
-            _set(stack, torch.backends.cudnn, "deterministic", True)
+def stated(device: torch.device) -> Iterator[None]:
+    """No autocast: operations run in the dtype of their operands. This thread only."""
+    if torch.amp.is_autocast_available(device.type):
+        with torch.autocast(device.type, enabled=False):
+            yield
+    else:
         yield
 
 
-def _has_fp32_precision() -> bool:
-    """Whether this torch has the newer settings."""
-    return hasattr(torch.backends.cudnn, "conv")
+@contextlib.contextmanager
+def ordinary() -> Iterator[None]:
+    """For what outlives a call: tensors that are no inference tensors and carry no gradient, whatever mode is on."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
-def _set_precisions(stack: contextlib.ExitStack, on_cuda: bool, wanted: str) -> None:
-    """``fp32_precision`` of convolutions and products, torch 2.9 and later."""
-    backends: Any = torch.backends
-    backend = backends.cudnn if on_cuda else backends.mkldnn
-    # Convolutions may be matrix products: small ones on a CPU, all on CUDA where the caller has disabled cuDNN.
-    for setting in (backend.conv, backends.cuda.matmul if on_cuda else backend.matmul):
-        before = setting.fp32_precision
-        if before == wanted or (before, wanted) == ("none", "ieee"):
-            continue
-        # "none" means inherited; what was inherited must go on following the setting it came from.
-        inherited = before in (backend.fp32_precision, backends.fp32_precision)
-        stack.callback(setattr, setting, "fp32_precision", "none" if inherited else before)
-        setting.fp32_precision = wanted
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: tuple[int, int], *, tf32: bool = False
+) -> Tensor:
+    """A convolution in IEEE arithmetic, or on CUDA in TF32 where asked; the same bits run to run there.
+
+    cuDNN picks its algorithm by rule, not by timing, and only deterministic ones: a search may pick another in the next
+    run, and with it other last bits. On a CPU it is IEEE's only where ``ieee_convolutions`` says so.
+    """
+    if x.device.type != "cuda":
+        return F.conv2d(x, weight, bias, stride, padding)
+    made: Tensor = torch._convolution(
+        *(x, weight, bias, [stride, stride], list(padding), [1, 1], False, [0, 0], 1),
+        False,  # benchmark
+        True,  # deterministic
+        True,  # cuDNN
+        tf32,
+    )
+    return made
 
 
-def _set_switches(stack: contextlib.ExitStack, on_cuda: bool, tf32: bool) -> None:
-    """``allow_tf32`` of convolutions and the precision of products, before torch 2.9."""
-    stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    if on_cuda:
-        _set(stack, torch.backends.cudnn, "allow_tf32", tf32)
+def ieee_convolutions(device: torch.device) -> bool:
+    """Whether float32 convolutions are IEEE's; on CUDA those of ``convolve`` are."""
+    return device.type != "cpu" or _ieee(torch.backends, "mkldnn", "conv")
 
 
-def _set(stack: contextlib.ExitStack, holder: Any, name: str, wanted: bool) -> None:
-    """One switch, put back when the stack unwinds."""
-    stack.callback(setattr, holder, name, getattr(holder, name))
-    setattr(holder, name, wanted)
+def ieee_products(device: torch.device) -> bool:
+    """Whether float32 matrix products are IEEE's under the process's settings."""
+    return _ieee(torch.backends, *(("cuda", "matmul") if device.type == "cuda" else ("mkldnn", "matmul")))
+
+
+def _ieee(backends: Any, backend: str, operation: str) -> bool:
+    """torch 2.9 replaced the older switches by ``fp32_precision`` and raises where a program mixes the two."""
+    setting = getattr(getattr(backends, backend), operation, None)
+    if hasattr(backends.cudnn, "conv"):
+        return setting is None or setting.fp32_precision in ("ieee", "none")
+    return torch.get_float32_matmul_precision() == "highest"

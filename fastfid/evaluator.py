@@ -187,6 +187,12 @@ class Evaluator:
         self._told: dict[str, None] = {}
         self._unread = Counter[str]()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: what the device still works on is waited for; a copy goes on by itself."""
+        if self._last is not None:
+            self._last.synchronize()
+        return {**self.__dict__, "_last": None}
+
     def _side(self, world: World) -> Side:
         """What all processes have taken, as a side of a comparison; nothing of it changes."""
         tally, job = self._tally, self._job

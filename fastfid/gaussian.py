@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fastfid._arithmetic import ordinary
 from fastfid._checks import a_device
 from fastfid.linalg.factors import Factor, factor, factor_of_rows
 from fastfid.linalg.inputs import covariance, float64_device, mean_vector
@@ -109,10 +110,11 @@ class FrechetReference:
     @cached_property
     def factor(self) -> Factor:
         """F with Σ = F Fᵀ; NotPSDError where the covariance is indefinite."""
-        if self.rows is not None:
-            return factor_of_rows(self.rows, self.divisor)
-        assert self.matrix is not None
-        return factor(self.matrix, self.name)
+        with ordinary():
+            if self.rows is not None:
+                return factor_of_rows(self.rows, self.divisor)
+            assert self.matrix is not None
+            return factor(self.matrix, self.name)
 
     @cached_property
     def proven(self) -> Factor:

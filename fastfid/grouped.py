@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastfid._arithmetic import ordinary
 from fastfid._checks import a_device, dense, plain_array, whole_number
 from fastfid.linalg.inputs import float64_device
 from fastfid.moments import Moments
@@ -43,7 +44,8 @@ class GroupedMoments:
         self.groups = whole_number("groups", groups, least=1)
         self._dim = None if dim is None else whole_number("dim", dim, least=1)
         self._device = None if device is None else float64_device(a_device("device", device))
-        self._n = torch.zeros(self.groups, dtype=torch.int64, device=self._device)
+        with ordinary():
+            self._n = torch.zeros(self.groups, dtype=torch.int64, device=self._device or "cpu")
         self._sums: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
@@ -137,11 +139,12 @@ class GroupedMoments:
         """(mean [G, d], scatter [G, d, d], its lower triangle); takes d and the device from the first batch."""
         if self._sums is None:
             self._dim, self._device = d, self._device or float64_device(device)
-            self._n = self._n.to(self._device)
-            self._sums = (
-                torch.zeros(self.groups, d, dtype=torch.float64, device=self._device),
-                torch.zeros(self.groups, d, d, dtype=torch.float64, device=self._device),
-            )
+            with ordinary():
+                self._n = self._n.to(self._device)
+                self._sums = (
+                    torch.zeros(self.groups, d, dtype=torch.float64, device=self._device),
+                    torch.zeros(self.groups, d, d, dtype=torch.float64, device=self._device),
+                )
         return self._sums
 
     def __repr__(self) -> str:

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from fastfid import _metadata, _moments_io
+from fastfid._arithmetic import ordinary
 from fastfid._checks import a_device, whole_number
 from fastfid.linalg.inputs import covariance, float64_device, mean_vector
 from fastfid.scatter.inputs import CLEAN, feature_matrix, first_bad_row
@@ -116,12 +117,14 @@ class Moments:
         sigma = covariance(cov, "cov")
         mu = mean_vector(mean, "mean", sigma.matrix.shape[0])
         moments = cls(mu.shape[0], device="cpu", keep_rows=False, metadata=metadata)
-        moments._mean, moments._seen = mu.clone(), False
+        with ordinary():
+            moments._mean, moments._seen, matrix = mu.clone(), False, sigma.matrix.clone()
         if n is None:
-            moments.n, moments._cov = None, sigma.matrix
+            moments.n, moments._cov = None, matrix
             return moments
         moments.n = whole_number("n", n, least=1, most=MOST)
-        moments._scatter = sigma.matrix * max(moments.n - whole_number("ddof", ddof, least=0), 0)
+        with ordinary():
+            moments._scatter = matrix.mul_(max(moments.n - whole_number("ddof", ddof, least=0), 0))
         return moments
 
     @property
@@ -142,7 +145,8 @@ class Moments:
             rows = self.rows
             if rows is None:
                 raise ValueError("mean: these Moments hold no sample yet; call update first")
-            self._mean = mean_of(rows)
+            with ordinary():
+                self._mean = mean_of(rows)
         return in_range(self._mean.clone(), self._mean)
 
     @property
@@ -243,6 +247,10 @@ class Moments:
 
     def _add(self, batch: torch.Tensor) -> None:
         """Take checked rows in, keeping them while that is possible."""
+        with ordinary():
+            self._take(batch)
+
+    def _take(self, batch: torch.Tensor) -> None:
         b, d = batch.shape
         assert self.n is not None
         if self._chunks is not None and self.n + b <= d:
@@ -297,8 +305,9 @@ class Moments:
         assert other._mean is not None and other._scatter is not None  # noqa: PT018
         self._check_dim(other._mean.shape[0], "other")
         self._device, self._dim = self._device or other._mean.device, other._mean.shape[0]
-        mean, scatter = self._accumulators(self._dim, self._device)
-        combine(self.n, mean, scatter, other.n, other._mean, other._scatter)
+        with ordinary():
+            mean, scatter = self._accumulators(self._dim, self._device)
+            combine(self.n, mean, scatter, other.n, other._mean, other._scatter)
         self._seen = self._seen and other._seen
         self.n += other.n
 
@@ -391,7 +400,8 @@ class Moments:
         n, d, given = _moments_io.checked_state(state)
         where = device if device is not None else next((tensor.device for tensor in given.values()), None)
         moments = cls(d, device=where, keep_rows=state["keep_rows"], metadata=copy.deepcopy(dict(state["metadata"])))
-        held = {key: tensor.to(moments._device, copy=True) for key, tensor in given.items()}
+        with ordinary():
+            held = {key: tensor.to(moments._device, copy=True) for key, tensor in given.items()}
         moments.n, moments._seen = n, state["seen"]
         moments._mean, moments._scatter, moments._cov = held.get("mean"), held.get("scatter"), held.get("cov")
         moments._chunks = ([held["rows"]] if "rows" in held else []) if state["keep_rows"] else None

@@ -117,7 +117,7 @@ class _Inputs:
         if not self.reused:
             return None
         if self.memory is None or len(self.memory) < count:
-            self.memory = torch.empty(count, *self.size, 3).permute(0, 3, 1, 2)
+            self.memory = torch.empty((count, *self.size, 3), dtype=torch.float32, device="cpu").permute(0, 3, 1, 2)
         return self.memory[:count]
 
 

@@ -1,18 +1,20 @@
-"""``stated``: the arithmetic inside, and every global switch as it was behind it. CUDA's are there without a GPU.
-
-What a test sets, conftest.py puts back.
-"""
+"""The stated arithmetic: autocast off for the thread, convolutions with their own flags, no process switch set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from random_inception import images, shared_state
 
 from fastfid import _arithmetic
-from fastfid._arithmetic import stated
+from fastfid._arithmetic import convolve, ieee_convolutions, ieee_products, ordinary, stated
+from fastfid.errors import SlowPathWarning
+from fastfid.extractors.folded import FoldedInception
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 BACKENDS: Any = torch.backends
@@ -20,108 +22,124 @@ NEWER = hasattr(torch.backends.cudnn, "conv")
 needs_newer = pytest.mark.skipif(not NEWER, reason="before torch 2.9 there is no fp32_precision")
 
 
-def settings() -> dict[str, Any]:
-    """Every switch that could matter; what raises, since APIs were mixed, is noted as that."""
-    found: dict[str, Any] = {
-        name: getattr(torch.backends.cudnn, name) for name in ("benchmark", "deterministic", "enabled")
-    }
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """Torch's defaults, whatever a test sets."""
+    yield
+    torch.set_float32_matmul_precision("highest")
     if NEWER:
-        for name, holder in (
-            ("all", BACKENDS),
-            ("cudnn", BACKENDS.cudnn),
-            ("cudnn.conv", BACKENDS.cudnn.conv),
-            ("cuda.matmul", BACKENDS.cuda.matmul),
-            ("mkldnn", BACKENDS.mkldnn),
-            ("mkldnn.conv", BACKENDS.mkldnn.conv),
-            ("mkldnn.matmul", BACKENDS.mkldnn.matmul),
-        ):
-            found[name] = holder.fp32_precision
-    for name, read in (
-        ("allow_tf32", lambda: torch.backends.cudnn.allow_tf32),
-        ("matmul", torch.get_float32_matmul_precision),
-        ("matmul.allow_tf32", lambda: torch.backends.cuda.matmul.allow_tf32),
-    ):
-        try:
-            found[name] = read()
-        except RuntimeError:
-            found[name] = "mixed"
-    return found
+        for holder in (BACKENDS, BACKENDS.cudnn, BACKENDS.cuda.matmul, BACKENDS.mkldnn):
+            holder.fp32_precision = "none"
+        for holder in (BACKENDS.mkldnn.conv, BACKENDS.mkldnn.matmul):
+            holder.fp32_precision = "none"
+        BACKENDS.cudnn.conv.fp32_precision = BACKENDS.cudnn.rnn.fp32_precision = "tf32"
 
 
-def _set(holder: Any, value: str) -> Callable[[], None]:
-    return lambda: setattr(holder, "fp32_precision", value)
-
-
-CALLERS: dict[str, Callable[[], None]] = {
-    "defaults": lambda: None,
-    "benchmark": lambda: setattr(torch.backends.cudnn, "benchmark", True),
-    "deterministic": lambda: setattr(torch.backends.cudnn, "deterministic", True),
-    "no allow_tf32": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
-    "matmul high": lambda: torch.set_float32_matmul_precision("high"),
-    "matmul medium": lambda: torch.set_float32_matmul_precision("medium"),
-}
-if NEWER:
-    CALLERS |= {
-        "all tf32": _set(BACKENDS, "tf32"),
-        "cudnn ieee": _set(BACKENDS.cudnn, "ieee"),
-        "conv ieee": _set(BACKENDS.cudnn.conv, "ieee"),
-        "products tf32": _set(BACKENDS.cuda.matmul, "tf32"),
-        "CPU bf16": _set(BACKENDS.mkldnn, "bf16"),
-    }
-
-
-@pytest.mark.parametrize("caller", CALLERS)
-@pytest.mark.parametrize(("device", "tf32"), [(CUDA, False), (CUDA, True), (CPU, False)], ids=str)
-def test_switches_are_stated_inside_and_put_back(caller: str, device: torch.device, tf32: bool) -> None:
-    CALLERS[caller]()
-    before = settings()
-    with stated(device, tf32=tf32):
-        if device.type == "cuda":
-            assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == (False, True)
-        if NEWER:
-            places = (
-                (BACKENDS.cudnn.conv, BACKENDS.cuda.matmul)
-                if device.type == "cuda"
-                else (BACKENDS.mkldnn.conv, BACKENDS.mkldnn.matmul)
-            )
-            for place in places:
-                assert place.fp32_precision in (("tf32",) if tf32 else ("ieee", "none"))
-        assert not torch.is_autocast_enabled(device.type)
-    assert settings() == before
-
-
-def test_they_are_put_back_after_an_error() -> None:
-    torch.set_float32_matmul_precision("high")
-    before = settings()
-    with pytest.raises(KeyError), stated(CUDA, tf32=True):
+def test_autocast_is_off_inside_and_for_this_thread_only() -> None:
+    a, seen = torch.eye(8), []
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (a @ a).dtype == torch.bfloat16
+        with stated(CPU):
+            assert (a @ a).dtype == torch.float32
+            other = threading.Thread(target=lambda: seen.append(torch.is_autocast_enabled("cpu")))
+            other.start()
+            other.join()
+        assert (a @ a).dtype == torch.bfloat16
+    assert seen == [False]
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(KeyError), stated(CPU):
         raise KeyError
-    assert settings() == before
+    with stated(torch.device("meta")):
+        pass
+
+
+@pytest.mark.parametrize(("tf32", "stride", "padding"), [(False, 2, (0, 3)), (True, 1, (1, 1))])
+def test_a_convolution_on_cuda_carries_its_flags(
+    tf32: bool, stride: int, padding: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """benchmark off, deterministic on, cuDNN on, TF32 as asked; the call itself is torch's own, tried on the CPU."""
+    given: list[tuple[Any, ...]] = []
+    kept = torch._convolution
+    monkeypatch.setattr(torch, "_convolution", lambda *args: given.append(args) or kept(*args))
+    x, weight, bias = torch.randn(2, 3, 9, 11), torch.randn(4, 3, 3, 3), torch.randn(4)
+    want = torch.nn.functional.conv2d(x, weight, bias, stride, padding)
+
+    class OnCuda(torch.Tensor):
+        device = CUDA
+
+    got = convolve(x.as_subclass(OnCuda), weight, bias, stride, padding, tf32=tf32)
+    torch.testing.assert_close(got.as_subclass(torch.Tensor), want, rtol=0, atol=0)
+    assert given[0][-4:] == (False, True, True, tf32)
+    assert torch.equal(convolve(x, weight, bias, stride, padding, tf32=tf32), want)
+    assert len(given) == 1
 
 
 @needs_newer
-def test_what_was_inherited_goes_on_following() -> None:
-    BACKENDS.mkldnn.fp32_precision = "bf16"
-    with stated(CPU):
-        assert BACKENDS.mkldnn.conv.fp32_precision == "ieee"
+@pytest.mark.parametrize("value", ["bf16", "tf32", "ieee", "none"])
+@pytest.mark.parametrize("where", ["all", "mkldnn", "conv", "matmul"])
+def test_what_the_settings_make_of_float32_on_a_cpu(where: str, value: str) -> None:
+    holders = {
+        "all": BACKENDS,
+        "mkldnn": BACKENDS.mkldnn,
+        "conv": BACKENDS.mkldnn.conv,
+        "matmul": BACKENDS.mkldnn.matmul,
+    }
+    if where == "all" and value == "bf16":
+        value = "tf32"
+    holders[where].fp32_precision = value
+    narrow = value in ("bf16", "tf32")
+    assert ieee_convolutions(CPU) == (not (narrow and where != "matmul"))
+    assert ieee_products(CPU) == (not (narrow and where != "conv"))
+    assert ieee_convolutions(CUDA)
+
+
+@needs_newer
+def test_what_the_settings_make_of_products_on_a_gpu() -> None:
+    assert ieee_products(CUDA)
+    BACKENDS.cuda.matmul.fp32_precision = "tf32"
+    assert not ieee_products(CUDA)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_the_older_switch(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before torch 2.9, where one setting stands for all."""
+
+    class Older:
+        class cudnn:
+            pass
+
+        cuda = mkldnn = cudnn
+
+    torch.set_float32_matmul_precision(precision)
+    monkeypatch.setattr(_arithmetic.torch, "backends", Older)
+    assert ieee_convolutions(CPU) == ieee_products(CUDA) == (precision == "highest")
+
+
+@needs_newer
+def test_a_network_where_float32_is_not_float32() -> None:
+    """It runs in float64, says so once, leaves the setting alone, and is as near as float32 is."""
+    made, z = FoldedInception(shared_state(), CPU, "fp32"), images(2, 75)
+    (want,) = made(z, ("768",))
+    BACKENDS.mkldnn.conv.fp32_precision = "bf16"
+    with pytest.warns(SlowPathWarning, match="runs in float64"):
+        (got,) = made(z, ("768",))
     assert BACKENDS.mkldnn.conv.fp32_precision == "bf16"
-    BACKENDS.mkldnn.fp32_precision = "none"
-    assert BACKENDS.mkldnn.conv.fp32_precision == "none"
+    assert got.dtype == torch.float32
+    assert float((got - want).abs().max()) <= 1e-5 * float(want.abs().max())
+    BACKENDS.mkldnn.conv.fp32_precision = "none"
+    assert torch.equal(made(z, ("768",))[0], want)
 
 
-@pytest.mark.parametrize("caller", ["defaults", "no allow_tf32", "matmul high", "matmul medium", "benchmark"])
-@pytest.mark.parametrize(("device", "tf32"), [(CUDA, False), (CUDA, True), (CPU, False)], ids=str)
-def test_the_older_switches(caller: str, device: torch.device, tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As before torch 2.9, whose switches newer versions still have."""
-    monkeypatch.setattr(_arithmetic, "_has_fp32_precision", lambda: False)
-    CALLERS[caller]()
-    before = settings()
-    with stated(device, tf32=tf32):
-        assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
-        if device.type == "cuda":
-            assert torch.backends.cudnn.allow_tf32 == tf32
-    after = settings()
-    for name in ("allow_tf32", "matmul", "matmul.allow_tf32", "benchmark", "deterministic"):
-        assert after[name] == before[name]
+@needs_newer
+def test_mixed_steps_only_where_their_rounding_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under TF32 the float32 stage would round more than its bound says."""
+    from fastfid.linalg import iteration, nuclear
+
+    m = torch.from_numpy(np.random.default_rng(3).standard_normal((1, 6, 6)))
+    found = nuclear.by_newton_schulz(m, torch.zeros(1), 1e-5, precision="mixed")
+    assert found.precision == "mixed"
+    monkeypatch.setattr(iteration, "ieee_products", lambda _device: False)
+    found = nuclear.by_newton_schulz(m, torch.zeros(1), 1e-5, precision="mixed")
+    assert found.precision == "float64"
 
 
 @needs_newer
@@ -138,10 +156,12 @@ def test_a_caller_of_the_newer_settings_may_use_the_polar_iteration() -> None:
     assert BACKENDS.cuda.matmul.fp32_precision == "tf32"
 
 
-def test_autocast_is_off_inside() -> None:
-    a = torch.eye(8)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert (a @ a).dtype == torch.bfloat16
-        with stated(CPU):
-            assert (a @ a).dtype == torch.float32
-        assert (a @ a).dtype == torch.bfloat16
+def test_what_is_made_inside_ordinary_can_be_written_to_anywhere() -> None:
+    with torch.inference_mode():
+        with ordinary():
+            kept = torch.zeros(3)
+            assert not torch.is_grad_enabled()
+        assert not kept.is_inference()
+        kept.add_(1)
+    kept.add_(1)
+    assert kept.tolist() == [2.0, 2.0, 2.0]

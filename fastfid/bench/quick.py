@@ -208,7 +208,9 @@ def _resize(device: torch.device) -> Stage:
 def _covariance(d: int, device: torch.device) -> Stage:
     """float32 features, against NumPy's two passes in float64."""
     n = 2 * d
-    features = torch.randn(n, d, generator=torch.Generator().manual_seed(0)) * 0.3 + 0.4
+    features = (
+        torch.randn(n, d, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu") * 0.3 + 0.4
+    )
     there, host = features.to(device), features.numpy()
 
     def ours() -> torch.Tensor:
@@ -244,7 +246,7 @@ def _network(device: torch.device, tap: str) -> Stage:
             except ValueError as error:
                 missing[name] = str(error)
     items = 128 if device.type == "cuda" else 16
-    x = torch.rand(items, 3, 299, 299, generator=generator) * 2 - 1
+    x = torch.rand(items, 3, 299, 299, generator=generator, dtype=torch.float32, device="cpu") * 2 - 1
     x = x.to(device).contiguous(memory_format=torch.channels_last)
 
     def check() -> tuple[float, float]:

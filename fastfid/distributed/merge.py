@@ -70,7 +70,7 @@ def merge_across(moments: Moments, world: World, *, device: torch.device | str |
             merged.update(block)
         return merged
     mean = _mean_of_all(shares, n)
-    scatter = torch.zeros(dim, dim, dtype=torch.float64) if moments.n == 0 else moments.scatter.cpu()
+    scatter = torch.zeros(dim, dim, dtype=torch.float64, device="cpu") if moments.n == 0 else moments.scatter.cpu()
     if own.mean is not None:
         delta = (own.mean - mean) * own.n**0.5
         scatter.addr_(delta, delta)
@@ -127,7 +127,7 @@ def _rows_of_all(rows: torch.Tensor | None, shares: list[_Share], dim: int, worl
         if share.n == 0:
             continue
         own = rank == world.index and rows is not None
-        block = rows.cpu() if own and rows is not None else torch.empty(share.n, dim, dtype=torch.float64)
+        block = rows.cpu() if own and rows is not None else torch.empty(share.n, dim, dtype=torch.float64, device="cpu")
         sent = block.contiguous()
         world.collective("rows", partial(broadcast, sent, src=rank, group=world._group, async_op=True))
         yield sent
@@ -139,7 +139,7 @@ def _sum_of_all(matrix: torch.Tensor, world: World) -> torch.Tensor:
 
     numbers = matrix.numel()
     piece = -(-numbers // world.size)
-    padded = torch.zeros(world.size * piece, dtype=torch.float64)
+    padded = torch.zeros(world.size * piece, dtype=torch.float64, device="cpu")
     padded[:numbers] = matrix.flatten()
     received = torch.empty_like(padded)
     world.collective("scatter", lambda: all_to_all_single(received, padded, group=world._group, async_op=True))

@@ -171,12 +171,12 @@ class World:
         """Every rank's, in their order."""
         from torch.distributed import all_gather
 
-        size = torch.tensor([len(told)])
-        sizes = torch.empty(self.size, dtype=torch.int64)
+        size = torch.tensor([len(told)], dtype=torch.int64, device="cpu")
+        sizes = torch.empty(self.size, dtype=torch.int64, device="cpu")
         self.collective(what, lambda: all_gather(list(sizes.view(-1, 1)), size, group=self._group, async_op=True))
-        mine = torch.zeros(int(sizes.max()), dtype=torch.uint8)
+        mine = torch.zeros(int(sizes.max()), dtype=torch.uint8, device="cpu")
         mine[: len(told)] = torch.frombuffer(bytearray(told), dtype=torch.uint8)
-        all_ = torch.empty(self.size, len(mine), dtype=torch.uint8)
+        all_ = torch.empty(self.size, len(mine), dtype=torch.uint8, device="cpu")
         self.collective(what, lambda: all_gather(list(all_), mine, group=self._group, async_op=True))
         return [row[:length].numpy().tobytes() for row, length in zip(all_, sizes.tolist(), strict=True)]
 

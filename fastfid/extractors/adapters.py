@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastfid._arithmetic import stated
+from fastfid._arithmetic import convolve, ieee_convolutions, stated
 from fastfid._checks import a_device, plain_array, shared_tensor
 from fastfid._files import check_sums, reading
 from fastfid.extractors.folded import FoldedInception
-from fastfid.extractors.inception import TAPS, InceptionV3, check_images, check_taps
+from fastfid.extractors.inception import (
+    BATCH_NORM_EPS,
+    TAPS,
+    Run,
+    Unit,
+    check_images,
+    check_taps,
+    pool_before,
+    units,
+    walk,
+)
 from fastfid.extractors.precision import PRECISIONS, RangeGuard, check_precision
 from fastfid.extractors.weights import WeightsInfo, file_sha256, load_weights, state_sha256
 
@@ -120,9 +134,19 @@ class Extractor:
         target = _device(device)
         return self if target == self.device else self._remake(target)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remade, (self._remake, self.device, self._dims)
+
     def __repr__(self) -> str:
         about = self.weights.label if self.weights else "weights unknown"
         return f"Extractor({self.name}, dim={self.dim}, {about}, {self.device})"
+
+
+def _remade(remake: Callable[[torch.device], Extractor], device: torch.device, dims: list[int | None]) -> Extractor:
+    """A pickled or copied extractor."""
+    made = remake(device)
+    made._dims = list(dims)
+    return made
 
 
 def inception_extractor(
@@ -171,23 +195,38 @@ def inception_extractor(
         raise ValueError(f"graphs=True needs a CUDA device and fold=True; got device={str(target)!r}, fold={fold}")
     state, info = load_weights(weights, download=download, progress=progress)
 
-    def make(where: torch.device) -> Extractor:
-        check_precision(precision, where)
-        network = _network(state, where, precision, fold, graphs)
-        suffix = "" if precision == "fp32" else f" ({precision})"
+    return _Inception(state, info, taps, precision, fold, graphs)(target)
+
+
+@dataclass(frozen=True, eq=False)
+class _Inception:
+    """How the Inception extractor is made on a device."""
+
+    state: Mapping[str, Tensor]
+    weights: WeightsInfo
+    taps: tuple[str, ...]
+    precision: str
+    fold: bool
+    graphs: bool | None
+
+    def __call__(self, where: torch.device) -> Extractor:
+        check_precision(self.precision, where)
+        network = _network(self.state, where, self.precision, self.fold, self.graphs)
+        suffix = "" if self.precision == "fp32" else f" ({self.precision})"
         return Extractor(
-            lambda x: network(x, taps),
-            make,
-            name=f"{INCEPTION_NAME}:{'+'.join(taps)}{suffix}",
+            lambda x: network(x, self.taps),
+            self,
+            name=f"{INCEPTION_NAME}:{'+'.join(self.taps)}{suffix}",
             device=where,
-            taps=taps,
-            dims=[TAPS[name] for name in taps],
-            weights=info,
-            precision=precision,
+            taps=self.taps,
+            dims=[TAPS[name] for name in self.taps],
+            weights=self.weights,
+            precision=self.precision,
             check=network.check,
         )
 
-    return make(target)
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Inception:
+        return self  # nothing writes to the parameters
 
 
 def _network(
@@ -202,8 +241,10 @@ def _network(
 def as_extractor(obj: Any, name: str | None = None, device: str | torch.device | None = None) -> Extractor:
     """Anything that turns normalised images [N, 3, H, W] into features [N, D].
 
-    A module runs in evaluation mode without gradients and gets its modes back after each call; it is never moved, a
-    device other than its own means a copy. A plain callable gets images on ``device`` and looks after the rest.
+    A module runs in evaluation mode, without gradients and without the caller's autocast (that of its own ``forward``
+    stays), and gets its modes back after each call; it is never moved, a device other than its own means a copy. A
+    plain callable gets images on ``device`` and looks after the rest. Float32 convolutions and products of both are
+    what torch's process-wide precision settings make of them.
 
     Args:
         obj: a ``torch.nn.Module``, the path of a TorchScript file, any callable, or an Extractor.
@@ -267,12 +308,34 @@ def _from_module(
     runs = module if target == home else copy.deepcopy(module).to(target)
 
     def compute(x: Tensor) -> tuple[Tensor, ...]:
-        with _evaluating(runs), torch.no_grad():
+        with _evaluating(runs), torch.no_grad(), stated(target):
             return (_features(runs(x), len(x), name),)
 
-    return Extractor(
-        compute, lambda where: _from_module(module, name, info, where), name=name, device=target, weights=info
-    )
+    return Extractor(compute, _Module(module, name, info), name=name, device=target, weights=info)
+
+
+@dataclass(frozen=True, eq=False)
+class _Module:
+    """How the extractor of a module is made on a device; TorchScript is pickled as its archive."""
+
+    module: nn.Module
+    name: str
+    weights: WeightsInfo | None
+
+    def __call__(self, where: torch.device) -> Extractor:
+        return _from_module(self.module, self.name, self.weights, where)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not isinstance(self.module, torch.jit.ScriptModule):
+            return type(self), (self.module, self.name, self.weights)
+        archive = io.BytesIO()
+        torch.jit.save(self.module, archive)  # type: ignore[no-untyped-call, unused-ignore]
+        return _script_module, (archive.getvalue(), self.name, self.weights)
+
+
+def _script_module(archive: bytes, name: str, weights: WeightsInfo | None) -> _Module:
+    module = torch.jit.load(io.BytesIO(archive))  # type: ignore[no-untyped-call, unused-ignore]
+    return _Module(module, name, weights)
 
 
 def _refuse_self_normalising(module: nn.Module, name: str) -> None:
@@ -292,29 +355,52 @@ def _from_callable(function: Callable[[Tensor], Any], name: str, device: torch.d
     """Any callable."""
 
     def compute(x: Tensor) -> tuple[Tensor, ...]:
-        with torch.no_grad():
+        with torch.no_grad(), stated(device):
             return (_features(function(x), len(x), name),)
 
-    return Extractor(compute, lambda where: _from_callable(function, name, where), name=name, device=device)
+    return Extractor(compute, partial(_from_callable, function, name), name=name, device=device)
 
 
 class _Plain:
     """The network without folding, for inference."""
 
     def __init__(self, state: Mapping[str, Tensor], device: torch.device, precision: str) -> None:
-        self._network, self._precision, self._device = InceptionV3(), PRECISIONS[precision], device
-        self._network.load_state_dict(state)
+        self._precision, self._device = PRECISIONS[precision], device
+        self._state = {
+            name: value.to(device, self._precision.dtype) if value.is_floating_point() else value
+            for name, value in state.items()
+        }
+        self._runs = {path: self._run(path, unit) for path, unit in units()}
         self._guard = RangeGuard(self._precision, device)
         self.check = self._guard.check
-        self._network.to(device, self._precision.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(self, x: Tensor, taps: tuple[str, ...]) -> tuple[Tensor, ...]:
         """Features at the taps."""
         check_images(x)
-        with torch.no_grad(), stated(self._device, tf32=self._precision.tf32):
-            made: tuple[Tensor, ...] = self._network(x.to(self._precision.dtype), taps)
+        dtype = self._precision.dtype
+        if dtype == torch.float32 and not ieee_convolutions(self._device):
+            dtype = torch.float64
+        fc = (self._state["fc.weight"], self._state["fc.bias"])
+        with torch.no_grad(), stated(self._device):
+            found = walk(x.to(dtype, memory_format=torch.channels_last), self._runs, fc, taps)
+        made = tuple(found[tap].float() for tap in taps)
         self._guard.note(made)
         return made
+
+    def _run(self, path: str, unit: Unit) -> Run:
+        """One unit: pool, convolve, normalise, rectify."""
+
+        def run(x: Tensor) -> Tensor:
+            weight, mean, variance, scale, shift = (
+                self._state[f"{path}.{part}"].to(x.dtype)
+                for part in ("conv.weight", "bn.running_mean", "bn.running_var", "bn.weight", "bn.bias")
+            )
+            made = convolve(
+                pool_before(x, unit.pool), weight, None, unit.stride, unit.padding, tf32=self._precision.tf32
+            )
+            return F.relu(F.batch_norm(made, mean, variance, scale, shift, training=False, eps=BATCH_NORM_EPS))
+
+        return run
 
 
 @contextmanager

@@ -19,14 +19,16 @@ Source: oneDNN; activations per image: 64 channels of 147 x 147 after Conv2d_2b_
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastfid._arithmetic import stated
+from fastfid._arithmetic import convolve, ieee_convolutions, stated
 from fastfid._graphs import Graphed
+from fastfid.errors import SlowPathWarning
 from fastfid.extractors.inception import (
     BATCH_NORM_EPS,
     Unit,
@@ -75,8 +77,8 @@ def _has(name: str, leading: tuple[str, ...]) -> bool:
 class _PlainUnit:
     """One unit by torch's ordinary operators, on any device."""
 
-    def __init__(self, unit: Unit, weight: Tensor, bias: Tensor) -> None:
-        self.unit, self.bias = unit, bias
+    def __init__(self, unit: Unit, weight: Tensor, bias: Tensor, tf32: bool = False) -> None:
+        self.unit, self.bias, self.tf32 = unit, bias, tf32
         self.weight = weight.contiguous(memory_format=torch.channels_last)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -88,13 +90,14 @@ class _PlainUnit:
 
     def convolve(self, x: Tensor) -> Tensor:
         """The convolution and its bias."""
-        return F.conv2d(x, self.weight, self.bias, self.unit.stride, self.unit.padding)
+        return convolve(x, self.weight, self.bias, self.unit.stride, self.unit.padding, tf32=self.tf32)
 
 
 class _FusedUnit:
     """One unit as a single oneDNN call on a CPU, with weights that the first input's size puts in order."""
 
-    def __init__(self, unit: Unit, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, unit: Unit, weight: Tensor, bias: Tensor, tf32: bool = False) -> None:
+        del tf32  # an arithmetic of GPUs
         self.unit, self.weight, self.bias = unit, weight, bias
         self.stride, self.padding = [unit.stride, unit.stride], list(unit.padding)
 
@@ -131,24 +134,43 @@ class FoldedInception:
 
     Numerics:
         fp32: within 1e-5 of the features' scale of the plain network (tests/test_extractors_network.py::
-        test_folding_changes_nothing_but_rounding), whatever autocast, TF32 or bfloat16 settings the caller has
-        (::test_the_callers_settings_do_not_matter). bf16: within 5e-2, 1e-1 for "spatial" (::test_bf16_is_close).
+        test_folding_changes_nothing_but_rounding), whatever autocast, TF32 or bfloat16 settings the process has, none
+        of which is touched (::test_the_callers_settings_do_not_matter). bf16: within 5e-2, 1e-1 for "spatial"
+        (::test_bf16_is_close).
     """
 
     def __init__(
         self, state: Mapping[str, Tensor], device: torch.device, precision: str, *, graphs: bool = False
     ) -> None:
-        self.device, self.precision = device, PRECISIONS[precision]
+        self.device, self.precision, self._state = device, PRECISIONS[precision], state
         self.fused = device.type == "cpu" and onednn_usable()
         make = _FusedUnit if self.fused else _PlainUnit
-        self._runs = {}
-        for path, unit in units():
-            weight, bias = (part.to(device, self.precision.dtype) for part in fold(state, path))
-            self._runs[path] = make(unit, weight, bias)
+        self._runs = self._folded(make, self.precision.dtype)
+        self._wide_runs: dict[str, _PlainUnit | _FusedUnit] = {}
         self._fc = (state["fc.weight"].to(device), state["fc.bias"].to(device))
         self._graphs: dict[tuple[str, ...], Graphed] | None = {} if graphs else None
         self._guard = RangeGuard(self.precision, device)
         self.check = self._guard.check
+
+    def _folded(self, make: type[_PlainUnit | _FusedUnit], dtype: torch.dtype) -> dict[str, _PlainUnit | _FusedUnit]:
+        """Every unit by its path."""
+        made = {}
+        for path, unit in units():
+            weight, bias = (part.to(self.device, dtype) for part in fold(self._state, path))
+            made[path] = make(unit, weight, bias, self.precision.tf32)
+        return made
+
+    def _wide(self) -> dict[str, _PlainUnit | _FusedUnit]:
+        """The units in float64, for a process that has bfloat16 or TF32 take the place of float32 on its CPU."""
+        if not self._wide_runs:
+            warnings.warn(
+                "torch.backends' fp32_precision (before torch 2.9 set_float32_matmul_precision) makes float32 "
+                "convolutions on this CPU less than float32; the network runs in float64, several times slower",
+                SlowPathWarning,
+                stacklevel=2,
+            )
+            self._wide_runs = self._folded(_PlainUnit, torch.float64)
+        return self._wide_runs
 
     def __call__(self, x: Tensor, taps: Sequence[str] = ("2048",)) -> tuple[Tensor, ...]:
         """Features at the wanted taps; the arguments and results are those of ``InceptionV3.forward``.
@@ -174,13 +196,15 @@ class FoldedInception:
     def _run(self, x: Tensor, wanted: tuple[str, ...]) -> tuple[Tensor, ...]:
         """One pass, on a CPU chunk by chunk."""
         size = self._chunk(x) if self.device.type == "cpu" else len(x)
+        wide = self.precision.dtype == torch.float32 and not ieee_convolutions(self.device)
+        runs, dtype = (self._wide(), torch.float64) if wide else (self._runs, self.precision.dtype)
         chunks = []
-        with torch.inference_mode(), stated(self.device, tf32=self.precision.tf32):
+        with torch.inference_mode(), stated(self.device):
             for part in torch.split(x, size):
-                ready = part.to(self.precision.dtype).contiguous(memory_format=torch.channels_last)
-                chunks.append(walk(ready, self._runs, self._fc, wanted))
+                ready = part.to(dtype).contiguous(memory_format=torch.channels_last)
+                chunks.append(walk(ready, runs, self._fc, wanted))
         # Outside inference mode, so that the caller gets ordinary tensors.
-        return tuple(torch.cat([chunk[tap] for chunk in chunks]) for tap in wanted)
+        return tuple(torch.cat([chunk[tap] for chunk in chunks]).float() for tap in wanted)
 
     def _chunk(self, x: Tensor) -> int:
         """How many images go through together: as many as memory allows, in chunks as even as they can be."""

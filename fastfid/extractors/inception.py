@@ -214,7 +214,7 @@ def flops(size: int | tuple[int, int] = 299, tap: str = "2048") -> int:
         Equal to a count by hand (tests/test_extractors_network.py::test_flops_by_hand).
     """
     height, width = (size, size) if isinstance(size, int) else size
-    x = torch.empty(1, 3, height, width, device="meta")
+    x = torch.empty(1, 3, height, width, dtype=torch.float32, device="meta")
     check_images(x, "size: images")
     spent = [2 * TAPS["2048"] * CLASSES] if tap.startswith("logits") else []
 

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import torch
 
-from fastfid._arithmetic import stated
+from fastfid._arithmetic import ieee_products, stated
 from fastfid._graphs import Graphed
 from fastfid.linalg.coefficients import Quintic, composition
 from fastfid.linalg.enclosure import (
@@ -140,7 +140,7 @@ def polar_iteration(
     scale = torch.where(norm > 0.0, norm, 1.0)
     x = m / scale[:, None, None]
     done = 0
-    if precision == "mixed":
+    if precision == "mixed" and ieee_products(m.device):  # else its rounding would not be what is bounded
         single, spectral = _single_precision_stage(x, products)
         found = _bounds(single, m, rounding, len(composition(STAGES[0])) + 2, "mixed")
         if found.tight(rtol):

@@ -71,7 +71,7 @@ def polar(m: Any, *, method: str = "auto") -> Polar:
     chosen = _method(method, batch.device)
     p, q = batch.shape[-2:]
     if batch.numel() == 0:
-        return Polar(restore(batch), restore(torch.zeros(batch.shape[0], q, q, dtype=batch.dtype)), 0)
+        return Polar(restore(batch), restore(batch.new_zeros(batch.shape[0], q, q)), 0)
     if chosen == "svd":
         scale = _powers_of_two(batch)[:, None, None]
         u, values, vh = torch.linalg.svd(batch / scale, full_matrices=False)

@@ -66,7 +66,7 @@ def trace_sqrtm_product(
 
 def _with_gradient(sigma1: Any, sigma2: Any) -> torch.Tensor:
     """The batch as one tensor, each matrix through ``_TraceOfRoot``."""
-    first, second = (s if isinstance(s, torch.Tensor) else torch.as_tensor(s) for s in (sigma1, sigma2))
+    first, second = (s if isinstance(s, torch.Tensor) else torch.from_numpy(np.asarray(s)) for s in (sigma1, sigma2))
     lead = _check_shapes(real_tensor(first, "sigma1"), real_tensor(second, "sigma2"))
     pairs = zip(_flat(first.double()), _flat(second.double().to(first.device)), strict=True)
     values = [_TraceOfRoot.apply(x, y) for x, y in pairs]  # type: ignore[no-untyped-call]

@@ -72,7 +72,7 @@ class RaggedImages:
                     "convert them to one kind"
                 )
         sizes = tuple((int(array.shape[0]), int(array.shape[1])) for array in arrays)
-        pixels = torch.empty(sum(array.size for array in arrays), dtype=torch.uint8)
+        pixels = torch.empty(sum(array.size for array in arrays), dtype=torch.uint8, device="cpu")
         view, begin = pixels.numpy(), 0
         for array in arrays:
             view[begin : begin + array.size].reshape(array.shape)[...] = array

@@ -33,4 +33,4 @@ def first_bad_row(x: torch.Tensor, start: int = 0) -> torch.Tensor:
     """
     low, high = torch.aminmax(x, dim=1)
     finite = torch.isfinite(low) & torch.isfinite(high)
-    return torch.arange(start, start + len(x), device=x.device).masked_fill_(finite, CLEAN).amin()
+    return torch.arange(start, start + len(x), dtype=torch.int64, device=x.device).masked_fill_(finite, CLEAN).amin()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import torch
 
+from fastfid._arithmetic import ordinary
 from fastfid._dispatch import function_for
 from fastfid.scatter.segments import Segments
 
@@ -74,7 +75,8 @@ def in_range(made: torch.Tensor, extremes: torch.Tensor) -> torch.Tensor:
 
 def no_moments(d: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """(mean [d], scatter [d, d]) of no rows, to add to."""
-    made = torch.zeros(d + 1, d, dtype=torch.float64, device=device)
+    with ordinary():
+        made = torch.zeros(d + 1, d, dtype=torch.float64, device=device)
     return made[d], made[:d]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastfid._checks import plain_array
 from fastfid._files import open_regular, reading
 from fastfid._npz import read_header
 from fastfid.errors import EmptySourceError
@@ -56,6 +57,7 @@ class ArraySource(Source):
     kind: ClassVar[str] = "array"
 
     def __init__(self, array: NDArray[Any] | torch.Tensor, layout: Layout, description: str = "") -> None:
+        array = plain_array("images", array) if isinstance(array, np.ndarray) else array
         self.description = description or described(array)
         self.count, channels = check_images(array.shape, array.dtype, layout, self.description)
         self.array = array

@@ -254,7 +254,7 @@ def pack(images: list[Pixels]) -> tuple[torch.Tensor, tuple[tuple[int, int], ...
     ``images`` is empty afterwards: each is let go when it is copied, so that a batch is not held twice.
     """
     if not images:
-        return torch.empty((0, 0, 0, 3), dtype=torch.uint8), None
+        return torch.empty((0, 0, 0, 3), dtype=torch.uint8, device="cpu"), None
     if len(images) == 1:
         pixels = images.pop()[None]
         return torch.from_numpy(pixels if pixels.flags.writeable and pixels.flags.c_contiguous else pixels.copy()), None
