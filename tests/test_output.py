@@ -259,6 +259,29 @@ def test_the_file_that_stdout_goes_to_is_written_through(tmp_path: Path, capfd: 
     assert (tmp_path / "here" / "out").read_text() == 'table\n{\n  "a": 1\n}\nmore\n'
 
 
+def test_what_was_said_before_comes_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "log").open("w") as log:
+        monkeypatch.setattr("sys.stdout", log)
+        log.write("table\n")  # still in its buffer
+        write_json(f"/dev/fd/{log.fileno()}", {})
+    assert (tmp_path / "log").read_text() == "table\n{}\n"
+
+
+def test_the_group_stays_where_the_owner_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, path = [], tmp_path / "r"
+    path.write_text("old")
+
+    def refuse(_handle: int, user: int, group: int) -> None:
+        asked.append((user, group))
+        if user >= 0:
+            raise PermissionError
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    write_json(path, {})
+    about = path.stat()
+    assert asked == [(about.st_uid, about.st_gid), (-1, about.st_gid)]
+
+
 def test_a_mount_point_is_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert _output._is_mount_point(Path("/proc"))
     assert not _output._is_mount_point(tmp_path)
