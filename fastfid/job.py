@@ -180,8 +180,10 @@ class Job:
         return Opened(role, source.description, source)
 
     def check(self, opened: Sequence[Opened]) -> None:
-        """What is bound to fail fails here, before hours go into the first set."""
+        """What is bound to fail fails here, before hours go into the first set; what is left unread is told here."""
         for one in opened:
+            for text in one.what.remarks if isinstance(one.what, Source) else ():
+                self.warn(SetWarning, text)
             count = one.what.count if isinstance(one.what, Source) else None
             if count is not None and self.limit is not None and self.limit > count:
                 raise ValueError(f"limit={self.limit}, but {one.role}={one.description!r} holds {count} images")

@@ -291,6 +291,16 @@ def test_unread_is_in_result_json_table_statistics_and_warning(partly: Path, tmp
     assert moments.metadata["skipped_reasons"] == [skipped]
 
 
+def test_what_is_left_unread_is_told_before_the_work(partly: Path) -> None:
+    def never(x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("the network ran")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SetWarning)
+        with pytest.raises(SetWarning, match="left unread"):
+            fastfid.stats(partly, extractor=never, device="cpu", skip_bad=True)
+
+
 def test_merged_statistics_keep_what_was_left_out(partly: Path) -> None:
     """The shards of one set say the same of what is unread, and it is kept once; reasons are kept of all."""
     with pytest.warns(SetWarning), pytest.warns(BadImageWarning):
