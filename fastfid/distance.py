@@ -218,7 +218,7 @@ def frechet(
     Numerics:
         tr (Σ₁Σ₂)^½ to 1e-10 relative over fourteen spectra (tests/test_frechet_accuracy.py::test_spectra). The interval
         held the exact distance of the matrices given in every case that was tried, against truths that share no code
-        with it (tests/test_frechet_bounds.py; the counts: bench/results/*/frechet_accuracy.json).
+        with it (tests/test_frechet_bounds.py; the counts: bench/results/*/frechet_bounds.json).
 
     Source: as the module.
     """

@@ -1,6 +1,6 @@
 """Intervals hold the exact distance of the matrices given, and are not wider than they need be. Truths: ``exact``.
 
-A slice of what tests/measure_frechet.py runs; its counts are in bench/results/*/frechet_accuracy.json.
+A slice of what tests/measure_frechet.py runs; its counts are in bench/results/*/frechet_bounds.json.
 """
 
 from __future__ import annotations

@@ -157,6 +157,31 @@ def test_bounds_hold_for_unconverged_iterates() -> None:
         assert float(found.lower) <= want <= float(found.upper)
 
 
+def test_each_term_of_the_bounds_counts(rng: Rng) -> None:
+    """With an exact polar factor what is left is rounding: it widens both sides, by its size and not by 1e3 of it."""
+    p, q = 12, 5
+    m = rng.standard_normal((1, p, q))
+    u, _, vh = np.linalg.svd(m, full_matrices=False)
+    given, factor = torch.from_numpy(m), torch.from_numpy(u @ vh)
+    bare = iteration._bounds(factor, given, torch.zeros(1), 0, "float64")
+    sums = (2 * p.bit_length() + 2 + 2 * q.bit_length() + 2) * 2.0**-53 * np.sqrt(q) * np.linalg.norm(m)
+    assert sums <= float(bare.value - bare.lower) <= 3 * sums + 1e-12 * float(bare.value)
+    assert 0 < float(bare.upper - bare.value) <= 300 * sums + 1e-12 * float(bare.value)
+    with pytest.MonkeyPatch.context() as patch:  # without the norm of the factor, the sums' own rounding is left
+        patch.setattr(iteration, "_spectral", lambda u: torch.ones(1, dtype=torch.float64))
+        alone = iteration._bounds(factor, given, torch.zeros(1), 0, "float64")
+    assert sums <= float(alone.value - alone.lower) <= 3 * sums
+    for size in (1e-9, 1e-3):
+        known = iteration._bounds(factor, given, torch.tensor([size], dtype=torch.float64), 0, "float64")
+        for moved in (bare.lower - known.lower, known.upper - bare.upper):
+            tol.check(float(moved), size * np.sqrt(q), relative=1e-5)
+    half = iteration._bounds(factor / 2, given, torch.zeros(1), 0, "float64")  # twice the norm is still to be found
+    assert float(half.lower) <= float(bare.value) / 2 * (1 + 1e-12)
+    assert float(half.upper) >= float(bare.value) * (1 - 1e-12)
+    double = iteration._bounds(factor * 2, given, torch.zeros(1), 0, "float64")  # too long a factor proves no more
+    assert float(double.lower) <= float(bare.value)
+
+
 @pytest.mark.parametrize("method", ["svd", "newton-schulz"])
 @pytest.mark.parametrize("shape", [(1, 1), (4, 4), (9, 4), (4, 9), (3, 2, 6, 5), (0, 3, 3), (40, 40)], ids=str)
 def test_polar_properties(shape: tuple[int, ...], method: str, rng: Rng) -> None:
