@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from fastfid.kernels import probe
+
 pytest.importorskip("triton", reason="Triton is an optional extra and has no wheel for this platform")
 
 TESTS = Path(__file__).resolve().parent
 
 
-def run(*arguments: str, **variables: str) -> str:
+def run(*arguments: str, lacking: bool = False, **variables: str) -> str:
     path = os.pathsep.join((str(TESTS.parent), str(TESTS)))
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -26,10 +28,15 @@ def run(*arguments: str, **variables: str) -> str:
         text=True,
         timeout=500,
     )
+    if lacking:
+        assert "Unsupported lhs dtype fp64" in done.stderr
+        return ""
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 
 
 @pytest.mark.parametrize("case", ["float64", "mixed", pytest.param("parts", marks=pytest.mark.slow)])
 def test_values_in_the_interpreter(case: str) -> None:
-    run(str(TESTS / "interpreted_scatter.py"), case, TRITON_INTERPRET="1")
+    version = tuple(int(part) for part in str(probe.triton_version()).split(".")[:2])
+    lacking = case == "float64" and version < (3, 5)  # no product in float64, neither compiled nor here
+    run(str(TESTS / "interpreted_scatter.py"), case, lacking=lacking, TRITON_INTERPRET="1")
