@@ -243,7 +243,7 @@ def _smallest_eigenvalue(cholesky: torch.Tensor) -> tuple[float, float]:
     """
     d = cholesky.shape[0]
     block = min(d, 4)
-    index = torch.arange(d * block, dtype=torch.float64).reshape(d, block)
+    index = torch.arange(d * block, dtype=torch.float64, device="cpu").reshape(d, block)
     vectors = (torch.frac(torch.sin(index * 12.9898 + 1.0) * 43758.5453)).to(cholesky.device)
     growth, trace = torch.zeros(block, dtype=torch.float64, device=cholesky.device), math.inf
     for step in range(2):
