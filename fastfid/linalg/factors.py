@@ -171,7 +171,9 @@ def factor_of_rows(rows: torch.Tensor, divisor: float) -> Factor:
     n = rows.shape[0]
     shifted = rows - rows[0]
     largest = float(shifted.abs().max())
-    root = math.ldexp(1.0, math.frexp(largest)[1]) if largest > 0.0 else 1.0
+    if not math.isfinite(largest):
+        raise ValueError("features: so far apart that their differences overflow float64; scale them down")
+    root = math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0.0 else 1.0
     shifted = shifted / root
     centred = shifted - column_sums(shifted) / n
     pivot = centred[0] + column_sums(centred) / math.sqrt(n)
@@ -247,6 +249,7 @@ def _smallest_eigenvalue(cholesky: torch.Tensor) -> tuple[float, float]:
     vectors = (torch.frac(torch.sin(index * 12.9898 + 1.0) * 43758.5453)).to(cholesky.device)
     growth, trace = torch.zeros(block, dtype=torch.float64, device=cholesky.device), math.inf
     for step in range(2):
+        vectors = vectors / vectors.abs().amax(dim=0)  # the squares of what a factor of 1e±160 leaves would overflow
         vectors = vectors / torch.linalg.vector_norm(vectors, dim=0)
         half = torch.linalg.solve_triangular(cholesky, vectors, upper=False)
         growth = torch.linalg.vector_norm(half, dim=0) ** 2
