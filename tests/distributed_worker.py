@@ -23,7 +23,7 @@ import torch
 from torch import distributed as dist
 
 import fastfid
-from fastfid.distributed import World, first_on_node, joined, merge_across
+from fastfid.distributed import World, board, first_on_node, joined, merge_across
 from fastfid.distributed import merge as merge_room
 from fastfid.distributed import world as world_room
 from fastfid.errors import FastFIDError
@@ -282,6 +282,26 @@ def stopped(whose: int, timeout_s: float) -> int:
         world.gather("begin", None)
         if world.index == whose:
             stop_for(timeout_s * 3)
+        world.gather("facts", None)
+    return 0
+
+
+def stopped_inside(whose: int, timeout_s: float) -> int:
+    """One rank is stopped after it has said that it has come to an exchange."""
+    board.BEAT_S = 0.3
+    with joined(timeout_s=timeout_s) as world:
+        world.gather("begin", None)
+        signs = world._board
+        if world.index == whose and signs is not None:
+            come_to = signs.come_to
+
+            def come_and_stop(step: int, what: str) -> None:
+                signs.come_to = come_to  # type: ignore[method-assign]
+                come_to(step, what)
+                signs.look()  # what was asked before is written
+                stop_for(timeout_s * 3)
+
+            signs.come_to = come_and_stop  # type: ignore[method-assign]
         world.gather("facts", None)
     return 0
 

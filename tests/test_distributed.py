@@ -179,6 +179,16 @@ def test_a_rank_that_does_not_answer_ends_all(case: Any) -> None:
     assert outcomes[0].text.startswith("rank 1 failed: did not answer in time: rank 0 of 2 has waited 1 s at ")
 
 
+def test_a_rank_that_is_stopped_in_an_exchange_is_named() -> None:
+    """All have come to it, so that only the sign of life tells which of them it waits for."""
+    outcomes = run(worker.stopped_inside, 3, 1, 1.5)
+    assert [outcome.error for outcome in outcomes] == ["RankError"] * 3
+    told = [outcomes[rank].text for rank in (0, 2)]
+    assert any("did not answer in time" in one for one in told), told
+    for one in told:  # that it waits in vain, or that the other does
+        assert re.search(r" at 'facts' for .*rank 1 \(no sign of life for .* came last to 'facts'", one), told
+
+
 def test_a_rank_that_dies_while_it_connects_ends_all() -> None:
     outcomes = run(worker.die_connecting, 3, 1, 3.0)
     assert [outcome.code for outcome in outcomes] == [1, 9, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import socket
 import sys
@@ -187,6 +188,63 @@ def test_lines_come_at_growing_intervals(monkeypatch: pytest.MonkeyPatch) -> Non
     clock[0] = 0.0
     many = listened(clock, Patience("facts", (0, 9), 50.0, 30.0, lambda: list(range(1, 9))))
     assert many == [(30, "rank 1, rank 2, rank 3, rank 4, rank 5 and 3 more")]
+
+
+def test_at_the_end_of_a_wait_those_are_named_first_whose_signs_have_stopped() -> None:
+    asked: list[int] = []
+
+    def silent() -> list[int]:
+        asked.append(1)
+        return stopped
+
+    cases: list[tuple[list[int] | None, list[int], int | None, str, bool]] = [
+        ([], [3], 3, "rank 3", True),
+        ([1, 2], [2], 2, "rank 2, rank 1", True),
+        ([], [], None, "data on their way", True),
+        ([1], [2], 1, "rank 1", False),
+        (None, [2], None, "other ranks", False),
+    ]
+    for late, stopped, rank, want, asks in cases:  # noqa: B007  # silent gives them
+        asked.clear()
+        with pytest.raises(RankError) as caught:
+            Patience("facts", (0, 4), 1e-9, 1.0, lambda late=late: late, silent=silent).tick()  # type: ignore[misc]
+        assert f" for {want}; a longer wait" in str(caught.value)
+        assert caught.value.rank == rank
+        assert bool(asked) == asks
+
+
+def test_a_rank_without_signs_is_told_from_one_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "BEAT_S", 0.3)
+    store = dist.HashStore()
+    ranks = [board.Board(store, rank, 3) for rank in range(3)]
+    first = ranks[0]
+    try:
+        assert all(one.join() for one in ranks)
+        assert first.all_here()
+        for one in reversed(ranks):
+            one.come_to(4, "facts")
+            assert one.look()
+        with monkeypatch.context() as patch:
+            patch.setattr(board, "_QUIET", 1e9)
+            assert (first.missing(4), first.about(2), first.about(7)) == ([], " (it came last to 'facts')", "")
+        ranks[2].close()
+        first.silent()  # the last beat may have come after the first look
+        assert 2 in first.silent()
+        assert 2 in first.missing(4)
+        assert re.fullmatch(
+            r" \(no sign of life for \d+ s: stopped, or dead; it came last to 'facts'\)", first.about(2)
+        )
+        for _ in range(100):
+            assert first.look()
+            if first.about(1) == " (still at work; it came last to 'facts')":
+                break
+            time.sleep(0.1)  # a machine under load
+        else:
+            pytest.fail(first.about(1))
+        assert first.missing(5) == [2, 1]
+    finally:
+        for one in ranks:
+            one.close()
 
 
 def listened(clock: list[float], patience: Patience) -> list[tuple[int, str]]:

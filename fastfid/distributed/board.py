@@ -23,16 +23,19 @@ _T = TypeVar("_T")
 BEAT_S = 1.0
 ANSWER_S = 2.0
 """How long the store may take for an answer before it counts as silent."""
+_QUIET = 2.0  # beats that a rank must miss to count as silent
 
 
 @dataclass
 class Sign:
-    """The last that was read of a rank: its heartbeat, the exchange it has come to, and when the beat last changed."""
+    """The last that was read of a rank: its heartbeat, the exchange it has come to, when the beat was last seen anew,
+    and whether it was ever seen to change."""
 
     beat: int
     step: int
     what: str
     changed: float
+    beats: bool = False
 
 
 class Board:
@@ -111,9 +114,23 @@ class Board:
         return bool(self.ask(self._read))
 
     def missing(self, step: int) -> list[int]:
-        """The ranks that had not come to ``step`` when ``look`` last read; longest silent first."""
+        """The ranks that had not come to ``step`` when ``look`` last read, longest silent first; where all had, those
+        that have been silent since."""
         late = [rank for rank in range(self.size) if rank != self.index and self._step_of(rank) < step]
+        if not late:
+            late = [rank for rank, sign in self.signs.items() if time.monotonic() - sign.changed >= _QUIET * BEAT_S]
         return sorted(late, key=lambda rank: self.signs[rank].changed if rank in self.signs else 0.0)
+
+    def about(self, rank: int) -> str:
+        """What is known of a rank, as words that follow its number."""
+        sign = self.signs.get(rank)
+        if sign is None:
+            return ""
+        quiet = time.monotonic() - sign.changed
+        state = "still at work; " if sign.beats else ""
+        if quiet >= _QUIET * BEAT_S:
+            state = f"no sign of life for {quiet:.0f} s: stopped, or dead; "
+        return f" ({state}it came last to {sign.what!r})"
 
     def silent(self) -> list[int]:
         """Ranks whose heart does not beat between two looks; rank 0 where it holds the store, and that is gone."""
@@ -121,7 +138,7 @@ class Board:
         if self.lost:
             return [] if store_of_agent() else [0]
         before = {rank: sign.beat for rank, sign in self.signs.items()}
-        time.sleep(2.2 * BEAT_S)
+        time.sleep((_QUIET + 0.2) * BEAT_S)
         if not self.look():
             return []
         return [rank for rank, sign in self.signs.items() if before.get(rank) == sign.beat]
@@ -149,8 +166,9 @@ class Board:
                 continue
             beat, step, what = self.store.get(self._key(rank)).decode().split(" ", 2)
             known = self.signs.get(rank)
-            changed = now if known is None or known.beat != int(beat) else known.changed
-            self.signs[rank] = Sign(int(beat), int(step), what, changed)
+            fresh = known is None or known.beat != int(beat)
+            changed = now if known is None or fresh else known.changed
+            self.signs[rank] = Sign(int(beat), int(step), what, changed, known is not None and (fresh or known.beats))
         return True
 
     def _beat_once(self) -> None:

@@ -47,6 +47,7 @@ class Patience:
         about: what is known of a rank, as words that follow its number.
         hint: what else to do, at the end of each line.
         holder: who is silent where ``missing`` gives None.
+        silent: ranks that show no sign of life; asked at the end only, as it takes seconds to tell.
     """
 
     def __init__(
@@ -59,8 +60,9 @@ class Patience:
         about: Callable[[int], str] = lambda _rank: "",
         hint: str = "",
         holder: str = "",
+        silent: Callable[[], Sequence[int]] = lambda: (),
     ) -> None:
-        self.what, self.timeout_s, self.missing, self.about = what, timeout_s, missing, about
+        self.what, self.timeout_s, self.missing, self.about, self.silent = what, timeout_s, missing, about, silent
         self.index, self.size = place
         self.hint, self.holder = hint, holder
         self._begin = time.monotonic()
@@ -76,12 +78,15 @@ class Patience:
         waited = time.monotonic() - self._begin
         if waited >= self.timeout_s:
             gone = self.missing()
+            if gone is not None and len(gone) != 1:  # none is late, or those are that wait for it themselves
+                stopped = self.silent()
+                gone = [*stopped, *(rank for rank in gone if rank not in stopped)]
             raise RankError(
                 gone[0] if gone else None,
                 f"did not answer in time: rank {self.index} of {self.size} has waited {waited:.0f} s at {self.what!r} "
                 f"for {self._whom(gone)}; a longer wait: timeout= (--timeout, FASTFID_TIMEOUT){self.hint}",
             )
-        if not self._looked and waited >= self._next / 2:
+        if not self._looked and waited >= min(self._next, self.timeout_s) / 2:
             self._looked = True
             self.missing()  # who shows no sign of life between now and the line
         if waited >= self._next:

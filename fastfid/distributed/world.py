@@ -115,8 +115,8 @@ class World:
             self.timeout_s,
             self.announce_s,
             self._missing,
-            self._about,
             holder=holder_of_store() if self._board is not None else "",
+            **self._signs(),
         )
         with self._translated():
             self._under_way = begin()
@@ -142,13 +142,9 @@ class World:
             return None
         return self._board.missing(self._step)
 
-    def _about(self, rank: int) -> str:
-        sign = None if self._board is None else self._board.signs.get(rank)
-        if sign is None:
-            return ""
-        quiet = time.monotonic() - sign.changed
-        state = "still at work" if quiet < 3 * board.BEAT_S else f"no sign of life for {quiet:.0f} s: stopped, or dead"
-        return f" ({state}; it came last to {sign.what!r})"
+    def _signs(self) -> dict[str, Any]:
+        """What ``Patience`` may ask of the other ranks."""
+        return {} if self._board is None else {"about": self._board.about, "silent": self._board.silent}
 
     def _exchange(self, what: str, error: str | None, value: Any) -> list[Any]:
         """One gather of (what, error, value); RankError unless all ranks came with the same ``what`` and no error."""
@@ -322,7 +318,7 @@ def _open(world: World, own: bool) -> None:
         signs.take_back()
         raise
     signs.come_to(0, "connect")
-    patience = Patience("connect", place, world.timeout_s, world.announce_s, lambda: missing(1), about=world._about)
+    patience = Patience("connect", place, world.timeout_s, world.announce_s, lambda: missing(1), **world._signs())
     with world._translated():
         _in_thread(partial(_connect, world, own, store), patience)
 
