@@ -69,8 +69,8 @@ def fid(
         num_workers: decoding processes; 0 decodes on a thread of this process. None chooses by device and set.
         limit: how many images of each set to use: a random subset drawn with ``seed`` as EDM and StyleGAN3 draw it,
             or the first ones of a stream. Statistics are not affected.
-        skip_bad: go on when an image can't be read; the result lists them.
-        certify: passed to ``fastfid.frechet``: pay for the tight enclosure.
+        skip_bad: go on when an image can't be read; the result lists them, and with ``limit`` others take their place.
+        certify: passed to ``fastfid.frechet``: pay for proven bounds, and tight ones.
         progress: show a bar on stderr; where None, only on a terminal.
         distributed: all processes of torchrun, or of the process group that this one is in, make this call, and all get
             the same result. True or "shared": all are given the same sets, by content, and each reads its share; a
@@ -87,7 +87,8 @@ def fid(
             which one counts: a dict's key, or an index into a tuple.
 
     Returns:
-        FIDResult, a float with ``lower``, ``upper``, the terms, and ``run``: protocol, weights, counts, warnings.
+        FIDResult, a float with ``lower``, ``upper``, ``proof``, the terms, and ``run``: protocol, weights, counts and
+        warnings.
 
     Raises:
         ValueError: an argument is not what it should be (the message names it), an image can't be read
@@ -98,7 +99,8 @@ def fid(
         RankError: another process of a distributed call failed, died or did not come in time.
 
     Warns:
-        SmallSampleWarning, NotFIDWarning, BadImageWarning, ProtocolWarning: all also in ``result.run.warnings``.
+        SmallSampleWarning, NotFIDWarning, BadImageWarning, SetWarning, ProtocolWarning, SlowPathWarning, CacheWarning:
+            all also in ``result.run.warnings``.
 
     Numerics:
         Equal to pytorch-fid and torch-fidelity to 1e-6 relative where the covariances have full rank, and to 1e-5 of

@@ -212,7 +212,7 @@ def _options(command: _Command) -> _Command:
 @click.argument("ref")
 @click.argument("gen")
 @_options
-@click.option("--certify", is_flag=True, help="Pay for the tight enclosure of the distance.")
+@click.option("--certify", is_flag=True, help="Pay for proven bounds, and tight ones.")
 @click.option(
     "--json",
     "json_path",
