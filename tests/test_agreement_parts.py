@@ -105,6 +105,12 @@ def test_what_a_pass_did_not_read_itself_is_read_again(start: int) -> None:
     broken = SharedItems(Told(0, 2), source, "gen", (share, share), 0, True)
     broken.see(batch(MADE[:19] * 0, 0, (BadImageError("19", "broken"),)))
     assert _said(broken, broken.world)[0] == mine  # type: ignore[arg-type]
+    for parity in (0, 2):  # whole batches after broken ones
+        mixed = SharedItems(Told(0, 2), source, "gen", (share, share), 0, True)
+        for begin in range(0, 20, 2):
+            broken_one = (BadImageError(str(begin), "broken"),) if begin % 4 == parity else ()
+            mixed.see(batch(MADE[begin + len(broken_one) : begin + 2], begin + len(broken_one), broken_one))
+        assert _said(mixed, mixed.world)[0] == mine  # type: ignore[arg-type]
 
 
 def _said(watch: SharedItems, world: Told) -> tuple[Any, Any]:

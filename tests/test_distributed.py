@@ -161,8 +161,15 @@ def test_the_others_stop_soon_when_one_fails() -> None:
     assert [said for _, said in outcomes] == [other, "image 7 is broken", other]
 
 
-@pytest.mark.parametrize("where", ["work", "exchange"])
-@pytest.mark.parametrize(("whose", "callers"), [(0, False), (1, False), (2, True)])
+@pytest.mark.parametrize(
+    ("whose", "callers", "where"),
+    [
+        (0, False, "exchange"),
+        (2, True, "work"),
+        *(pytest.param(*one, marks=pytest.mark.slow)
+          for one in ((0, False, "work"), (1, False, "work"), (1, False, "exchange"), (2, True, "exchange"))),
+    ],
+)  # fmt: skip
 def test_a_rank_that_dies_ends_all(whose: int, callers: bool, where: str) -> None:
     outcomes = run(worker.die, 3, whose, where, callers)
     assert outcomes[whose].code == 9
