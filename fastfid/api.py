@@ -99,8 +99,8 @@ def fid(
         RankError: another process of a distributed call failed, died or did not come in time.
 
     Warns:
-        SmallSampleWarning, NotFIDWarning, BadImageWarning, SetWarning, ProtocolWarning, SlowPathWarning, CacheWarning:
-            all also in ``result.run.warnings``.
+        SmallSampleWarning, NotFIDWarning, BadImageWarning, SetWarning, ProtocolWarning, CacheWarning, SlowPathWarning
+        and NumericalWarning: all also in ``result.run.warnings``, but for the network's own SlowPathWarning (float64).
 
     Numerics:
         Equal to pytorch-fid and torch-fidelity to 1e-6 relative where the covariances have full rank, and to 1e-5 of
