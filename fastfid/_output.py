@@ -40,6 +40,9 @@ except ImportError:  # Windows
 READER_S = 10.0
 """How long a pipe that nobody reads is waited for."""
 
+_made: set[Path] = set()
+"""Temporaries of this process that may be there still."""
+
 _SUFFIX = ".fastfid"
 _TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{8}\.fastfid", re.DOTALL)
 _STEM_BYTES = 200
@@ -92,7 +95,8 @@ class Target:
     def writing(self, *, durable: bool = True) -> Iterator[IO[bytes]]:
         """A seekable file whose content becomes the target's when the block ends well, and else leaves no trace.
 
-        KeyboardInterrupt counts as not ending well, so Ctrl-C leaves the old file, or none.
+        KeyboardInterrupt counts as not ending well, so Ctrl-C leaves the old file, or none. (Where it comes in the
+        moment in which the temporary is made or removed, ``leave_nothing`` removes it, or the next run.)
 
         Args:
             durable: wait until the disk has it.
@@ -153,9 +157,11 @@ def temporary(final: Path) -> tuple[IO[bytes], Path]:
     """A new file beside ``final``, open for reading and writing and locked by this run, and its path."""
     for _ in range(100):
         part = final.with_name(f".{_stem(final.name)}.{secrets.token_hex(4)}{_SUFFIX}")
+        _made.add(part)
         try:
             handle = os.open(part, _FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
+            _made.discard(part)
             continue
         file = os.fdopen(handle, "w+b")
         if lock(file) is not False and os.fstat(handle).st_nlink:
@@ -173,9 +179,16 @@ def publish(file: IO[bytes], part: Path, final: Path, *, durable: bool = True) -
     if os.name == "nt":  # which moves no open file, and has no lock that closing would give up
         file.close()
     part.replace(final)
+    _made.discard(part)
     file.close()
     if durable:
         _sync_folder(final.parent)
+
+
+def leave_nothing() -> None:
+    """For the end of an interrupted program: remove what it has made and not published."""
+    while _made:
+        _removed(_made.pop())
 
 
 def sweep(folder: str | os.PathLike[str], name: str | None = None) -> int:
@@ -320,6 +333,7 @@ def _removed(path: Path) -> int:
     with suppress(OSError):
         size = path.lstat().st_size
         path.unlink()
+        _made.discard(path)
         return size
     return 0
 

@@ -32,8 +32,16 @@ class _Program(click.Group):
     def main(self, *words: Any, **settings: Any) -> Any:
         from fastfid.report.delivery import open_streams
 
-        open_streams()
-        return super().main(*words, **settings)
+        code = None
+        try:
+            open_streams()
+            code = super().main(*words, **{**settings, "standalone_mode": False})
+        except (click.Abort, KeyboardInterrupt):  # before, or after, what _failures watches
+            _interrupted()
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        sys.exit(code)
 
 
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -54,7 +62,7 @@ def _failures() -> Iterator[None]:
     except (click.ClickException, click.Abort, click.exceptions.Exit):
         raise
     except KeyboardInterrupt:
-        _end("interrupted", EXIT_INTERRUPTED)
+        _interrupted()
     except Exception as error:
         _fail([error])
 
@@ -113,6 +121,13 @@ def _lacks_memory(error: Exception) -> bool:
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         or (isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words))
     )
+
+
+def _interrupted() -> None:
+    from fastfid._output import leave_nothing
+
+    leave_nothing()
+    _end("interrupted", EXIT_INTERRUPTED)
 
 
 def _end(words: str, code: int) -> None:
@@ -213,12 +228,7 @@ def _options(command: _Command) -> _Command:
 @click.argument("gen")
 @_options
 @click.option("--certify", is_flag=True, help="Pay for proven bounds, and tight ones.")
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(dir_okay=False, allow_dash=True),
-    help="Also write the result as JSON; - for stdout, in place of the table.",
-)
+@click.option("--json", "json_path", help="Also write the result as JSON; - for stdout, in place of the table.")
 def compare(
     ref: str, gen: str, json_path: str | None, quiet: bool, certify: bool, alone: bool, **settings: Any
 ) -> None:
@@ -378,9 +388,7 @@ def demo(out: str, count: int, weights: str | None, quiet: bool) -> None:
 
 @main.command()
 @click.option("--device", default="auto", callback=_device, help="auto, cpu, cuda or cuda:<index>.")
-@click.option(
-    "--json", "json_path", type=click.Path(dir_okay=False, allow_dash=True), help="Also write the figures as JSON."
-)
+@click.option("--json", "json_path", help="Also write the figures as JSON.")
 @click.option("--quiet", is_flag=True, help="Don't say what is being done.")
 def bench(device: str, json_path: str | None, quiet: bool) -> None:
     """How fast this machine is at each stage: distance, resize, covariance, network; about a minute.

@@ -104,6 +104,8 @@ def test_info_names_versions_kernels_and_weights() -> None:
         (("compare", "ref", "gen", "--extractor", "net.pt", "--limit", "21"), 3, "20"),
         (("compare", "ref", "gen", "--extractor", "net.pt", "--limit", "1"), 3, "holds 1 image"),
         (("compare", "ref", "gen", "--extractor", "net.pt", "--json", "no/r.json"), 7, "does not exist"),
+        (("compare", "ref", "gen", "--extractor", "net.pt", "--json", "."), 7, "it is a folder"),
+        (("compare", "ref", "gen", "--extractor", "net.pt", "--json", ""), 7, "it is a folder"),
         (("compare", "ref", "gen", "--weights", "nothing.pth"), 4, "nothing.pth"),
         (("compare", "ref", "gen"), 4, "--weights"),
         (("compare", "ref", "gen", "--device", "cuda:77"), 5, "cuda:77"),
@@ -178,3 +180,26 @@ def test_ctrl_c_leaves_no_file(sets: Path, tmp_path: Path) -> None:
     assert "interrupted" in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_ctrl_c_leaves_nothing_wherever_it_comes(inside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the words' reading or in the work, in the moment in which a temporary is made: 130, and it is removed."""
+    from fastfid import _output, cli
+
+    def pressed(*_args: object, **_settings: object) -> None:
+        file, part = _output.temporary(tmp_path / "r.json")
+        _output.publish(*_output.temporary(tmp_path / "s.json"), tmp_path / "s.json")
+        assert part.exists()
+        file.close()
+        raise KeyboardInterrupt
+
+    if inside:
+        monkeypatch.setattr("fastfid.api.merge", pressed)
+        result = call("merge", __file__, __file__, "-o", tmp_path / "o.npz")
+    else:
+        monkeypatch.setattr(cli.main, "invoke", pressed)
+        result = call("info")
+    assert (result.exit_code, result.stderr.strip()) == (130, "interrupted")
+    assert [path.name for path in tmp_path.iterdir()] == ["s.json"]
+    assert not _output._made
