@@ -44,6 +44,14 @@ def real_number(name: str, value: Any) -> float:
     return number
 
 
+def a_tolerance(name: str, value: Any) -> float:
+    """``value`` as a float of at least 0, infinity included, or an error that says what is accepted."""
+    number = real_number(name, value)
+    if number < 0.0:
+        raise ValueError(f"{name} must be at least 0, got {value!r}")
+    return number
+
+
 def a_device(name: str, value: Any, *, with_values: bool = True) -> torch.device:
     """``value`` as a device that values can lie on: ValueError for no device, BackendUnavailableError for none here."""
     try:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastfid import _metadata
+from fastfid._checks import dense, whole_number
 from fastfid._files import open_regular, open_zip, reading
 from fastfid._npz import Header, archive_headers, like_statistics, read_array
 from fastfid._output import Target
@@ -189,15 +190,33 @@ def _require_rows(rows: Any, mean: Any, sigma: Any, ddof: int) -> None:
 
 
 def checked_state(state: Mapping[str, Any]) -> tuple[int | None, int | None, dict[str, torch.Tensor]]:
-    """(n, dim, the tensors that are there) of what ``Moments.state`` returned; ValueError for anything else."""
+    """(n, dim, the tensors that are there) of what ``Moments.state`` returned; ValueError or TypeError else."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state: {type(state).__name__}; accepted: what Moments.state() returned")
     missing = [key for key in _STATE if key not in state]
     if missing:
         raise ValueError(f"state: without {', '.join(missing)}; accepted: what Moments.state() returned")
-    n, d = state["n"], state["dim"]
+    n, d = (
+        None if state[key] is None else whole_number(f"state: {key}", state[key], least=least)
+        for key, least in (("n", 0), ("dim", 1))
+    )
+    for key, kind in (("seen", bool), ("keep_rows", bool), ("metadata", Mapping)):
+        if not isinstance(state[key], kind):
+            raise ValueError(f"state: {key} is {type(state[key]).__name__}; accepted: {kind.__name__.lower()}")
     shapes = {"mean": (d,), "scatter": (d, d), "cov": (d, d), "rows": (n, d)}
     given = {key: state[key] for key in shapes if state[key] is not None}
     for key, tensor in given.items():
+        accepted = f"torch.float64 {list(shapes[key])}"
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"state: {key} is {type(tensor).__name__}; accepted: {accepted}")
         if tuple(tensor.shape) != shapes[key] or tensor.dtype != torch.float64:
-            found = f"{tensor.dtype} {list(tensor.shape)}"
-            raise ValueError(f"state: {key} is {found}; accepted: torch.float64 {list(shapes[key])}")
+            raise ValueError(f"state: {key} is {tensor.dtype} {list(tensor.shape)}; accepted: {accepted}")
+        dense(f"state: {key}", tensor)
+    held = ("mean", "cov") if n is None else ("rows",) if state["keep_rows"] else ("mean", "scatter")
+    lacking = [key for key in held if key not in given and n != 0]
+    if lacking or ("rows" in given and "rows" not in held):
+        raise ValueError(
+            f"state: n is {n} and keep_rows {state['keep_rows']} with {', '.join(given) or 'no tensor'}; accepted: "
+            "what Moments.state() returned"
+        )
     return n, d, given

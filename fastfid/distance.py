@@ -28,6 +28,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
+from fastfid._checks import a_tolerance, whole_number
 from fastfid.errors import NumericalWarning
 from fastfid.gaussian import FrechetReference
 from fastfid.linalg.enclosure import UNIT, Enclosure, expected_solver
@@ -223,6 +224,7 @@ def frechet(
     Source: as the module.
     """
     _check_method(method, ("low-rank",))
+    rtol = a_tolerance("rtol", rtol)
     first = FrechetReference(mu1, sigma1, device=device, names=("mu1", "sigma1"))
     second = FrechetReference(mu2, sigma2, device=first.mean.device, names=("mu2", "sigma2"))
     check_dims(first, second)
@@ -266,7 +268,10 @@ def frechet_moments(
     Source: as the module.
     """
     _check_method(method)
-    ddofs = (ddof, ddof) if isinstance(ddof, int) else ddof
+    rtol = a_tolerance("rtol", rtol)
+    ddofs = ddof if isinstance(ddof, tuple) else (ddof, ddof)
+    if len(ddofs) != 2:
+        raise ValueError(f"ddof: {ddof!r}; accepted: a whole number, or a pair of them for ref and gen")
     keep = method in ("auto", "low-rank")
     first = FrechetReference.from_moments(
         ref, ddof=ddofs[0], device=device, keep_rows=keep, mean_dtype=mean_dtype, name="ref"
@@ -317,6 +322,7 @@ def frechet_many(
     if not isinstance(ref, FrechetReference):
         raise TypeError(f"ref: {type(ref).__name__}; accepted: FrechetReference")
     _check_method(method)
+    rtol, ddof = a_tolerance("rtol", rtol), whole_number("ddof", ddof, least=0)
     if not isinstance(candidates, Iterable):
         raise TypeError(f"candidates: {type(candidates).__name__}; accepted: an iterable of {_CANDIDATES}")
     sides = [_as_reference(one, index, ddof, ref.mean.device) for index, one in enumerate(candidates)]

@@ -19,6 +19,7 @@ from fastfid.moments import Moments
 from fastfid.pipeline import Reading, features_of
 from fastfid.protocols import DEFAULT, Protocol
 from fastfid.results import FIDResult, SetInfo
+from fastfid.scatter.inputs import feature_matrix
 from fastfid.sources import Key, open_item
 from fastfid.sources.unread import by_reason
 from fastfid.tally import FeatureBatch, Tally
@@ -155,11 +156,20 @@ class Evaluator:
         self._mark(begin)
 
     def update_features(self, features: torch.Tensor) -> None:
-        """Take features [n, d] that the same network has already given, on any device."""
+        """Take features [n, d] that the same network has already given, on any device.
+
+        Raises:
+            TypeError: not a floating-point tensor or array.
+            ValueError: not [n, d] with the reference's d, or NaN or infinity (on a GPU ``compute`` says so);
+                nothing was taken then.
+        """
+        rows = feature_matrix(features)
+        if rows.shape[1] != self._ref.moments.dim:
+            raise ValueError(f"features: {rows.shape[1]} features; the reference has {self._ref.moments.dim}")
         begin = time.perf_counter()
         self._follow()
-        names = tuple(str(self._tally.read + i) for i in range(len(features)))
-        self._tally.add(FeatureBatch(features.detach().to(self._job.device), names, ()))
+        names = tuple(str(self._tally.read + i) for i in range(len(rows)))
+        self._tally.add(FeatureBatch(rows.to(self._job.device), names, ()))
         self._mark(begin)
 
     def compute(self, *, certify: bool | None = None) -> FIDResult:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fastfid._arithmetic import ordinary
-from fastfid._checks import a_device
+from fastfid._checks import a_device, whole_number
 from fastfid.linalg.factors import Factor, factor, factor_of_rows
 from fastfid.linalg.inputs import covariance, float64_device, mean_vector
 from fastfid.moments import Moments
@@ -77,11 +77,13 @@ class FrechetReference:
             mean_dtype: "float32" rounds the mean first.
 
         Raises:
-            ValueError: n ≤ ddof, or an unknown mean_dtype.
+            ValueError: n ≤ ddof, ddof below 0, or an unknown mean_dtype.
+            TypeError: not Moments, or a ddof that is no whole number.
         """
         if not isinstance(moments, Moments):
             raise TypeError(f"{name}: {type(moments).__name__}; accepted: Moments")
-        if mean_dtype not in ("float32", "float64"):
+        ddof = whole_number("ddof", ddof, least=0)
+        if not isinstance(mean_dtype, str) or mean_dtype not in ("float32", "float64"):
             raise ValueError(f"mean_dtype: {mean_dtype!r}; accepted: 'float32', 'float64'")
         if moments.n is not None and moments.n <= ddof:
             raise ValueError(f"{name}: {moments.n} samples; a covariance with ddof = {ddof} needs at least {ddof + 1}")

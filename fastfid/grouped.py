@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from fastfid._arithmetic import ordinary
-from fastfid._checks import a_device, dense, plain_array, whole_number
+from fastfid._checks import LONGEST, a_device, dense, plain_array, whole_number
 from fastfid.linalg.inputs import float64_device
 from fastfid.moments import Moments
 from fastfid.scatter.inputs import CLEAN, feature_matrix, first_bad_row
@@ -41,8 +41,8 @@ class GroupedMoments:
     """
 
     def __init__(self, groups: int, dim: int | None = None, *, device: torch.device | str | None = None) -> None:
-        self.groups = whole_number("groups", groups, least=1)
-        self._dim = None if dim is None else whole_number("dim", dim, least=1)
+        self.groups = whole_number("groups", groups, least=1, most=LONGEST)
+        self._dim = None if dim is None else whole_number("dim", dim, least=1, most=LONGEST)
         self._device = None if device is None else float64_device(a_device("device", device))
         with ordinary():
             self._n = torch.zeros(self.groups, dtype=torch.int64, device=self._device or "cpu")

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fastfid._checks import whole_number
+from fastfid._checks import dense, whole_number
 from fastfid.gaussian import FrechetReference
 from fastfid.linalg.polar_factor import differentiable_nuclear_norm
 from fastfid.moments import Moments
@@ -39,7 +39,7 @@ def frechet_loss(
 
     Raises:
         ValueError: shapes that don't fit, NaN or infinity, n ≤ ddof.
-        TypeError: features are not a floating-point tensor.
+        TypeError: features are not a dense floating-point tensor with values.
 
     Numerics:
         Equal to ``frechet_moments`` to 1e-10, gradcheck in float64 with n above and below d, and gradient descent
@@ -47,8 +47,10 @@ def frechet_loss(
 
     Source: arXiv:2009.14075; the gradient of the nuclear norm: Watson 1992, doi:10.1016/0024-3795(92)90407-2.
     """
-    if not isinstance(features, torch.Tensor) or not features.is_floating_point():
-        raise TypeError(f"features: {type(features).__name__}; accepted: floating-point tensor [n, d]")
+    if not isinstance(features, torch.Tensor) or not features.is_floating_point() or features.dtype.itemsize == 1:
+        kind = features.dtype if isinstance(features, torch.Tensor) else type(features).__name__
+        raise TypeError(f"features: {kind}; accepted: floating-point tensor [n, d] of 16, 32 or 64 bits")
+    dense("features", features)
     ref = _as_reference(reference)
     if features.ndim != 2 or features.shape[1] != ref.dim:
         raise ValueError(f"features: shape {list(features.shape)}; accepted: [n, {ref.dim}]")

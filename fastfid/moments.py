@@ -28,7 +28,7 @@ import torch
 
 from fastfid import _metadata, _moments_io
 from fastfid._arithmetic import ordinary
-from fastfid._checks import a_device, whole_number
+from fastfid._checks import LONGEST, a_device, whole_number
 from fastfid.linalg.inputs import covariance, float64_device, mean_vector
 from fastfid.scatter.inputs import CLEAN, feature_matrix, first_bad_row
 from fastfid.scatter.update import accumulate, combine, in_range, mean_of, mirrored, moments_of, no_moments
@@ -72,7 +72,7 @@ class Moments:
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         if dim is not None:
-            dim = whole_number("dim", dim, least=1)
+            dim = whole_number("dim", dim, least=1, most=LONGEST)
         self.n: int | None = 0
         self.metadata: dict[str, Any] = dict(metadata or {})
         self._dim = dim
@@ -327,6 +327,7 @@ class Moments:
             TypeError: metadata that JSON cannot hold.
             OutputError: the file can't be written; the one that was there before, if any, is as it was.
         """
+        ddof = whole_number("ddof", ddof, least=0)
         if self.n == 0:
             raise ValueError("path: these Moments hold no sample yet, so there is nothing to save")
         sigma = self.cov(ddof) if self.n is None or self.n > ddof else self.scatter
@@ -395,7 +396,8 @@ class Moments:
             device: where the accumulators live; None leaves them where they are.
 
         Raises:
-            ValueError: keys are missing, or shapes do not fit dim and n.
+            ValueError: keys are missing, a value is none that ``state()`` gives, or shapes do not fit dim and n.
+            TypeError: not a mapping, or n or dim is no whole number.
         """
         n, d, given = _moments_io.checked_state(state)
         where = device if device is not None else next((tensor.device for tensor in given.values()), None)

@@ -140,6 +140,32 @@ def test_what_is_refused() -> None:
         mine.compute()
 
 
+NO_FEATURES = {
+    "None": None,
+    "text": "abc",
+    "list": [[1.0] * 12],
+    "texts": np.full((2, 12), "a"),
+    "integers": torch.zeros(2, 12, dtype=torch.int64),
+    "sparse": torch.zeros(2, 12).to_sparse(),
+    "meta": torch.zeros(2, 12, device="meta"),
+    "flat": torch.zeros(12),
+    "three axes": torch.zeros(2, 3, 4),
+    "other size": torch.zeros(2, 5),
+    "NaN": torch.full((2, 12), float("nan")),
+}
+
+
+@pytest.mark.parametrize("kind", NO_FEATURES)
+@pytest.mark.parametrize("before", [0, 3])
+def test_features_that_are_none_are_named_and_not_counted(kind: str, before: int) -> None:
+    mine = evaluator()
+    if before:
+        mine.update_features(torch.rand(before, 12, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises((TypeError, ValueError), match=r"^features: "):
+        mine.update_features(NO_FEATURES[kind])
+    assert mine.n == before
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_and_on_any_stream() -> None:
     want = fastfid.fid(REAL, MADE, extractor=MEANS, device="cpu").value

@@ -191,7 +191,9 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert find_weights("~/w.pth").path == tmp_path / "w.pth"
 
 
-@pytest.mark.parametrize("asked", ["random:", "random:x", "random:-1", "random:1.0", f"random:{2**64}"])
+@pytest.mark.parametrize(
+    "asked", ["random:", "random:x", "random:-1", "random:1.0", f"random:{2**64}", "random:" + "9" * 5000]
+)
 def test_bad_seeds(asked: str) -> None:
     with pytest.raises(ValueError, match="seed"):
         load_weights(asked)

@@ -21,6 +21,7 @@ from fastfid.reference.frechet import frechet_distance as plain_distance
 Rng = np.random.Generator
 ROUTES = spectra.ROUTES
 quiet = spectra.quiet
+NO_NUMBERS = ("3", [3], None, 3j, b"3", {}, object(), (1, 2, 3), np.arange(2), torch.ones(1), float("nan"), True, -1)
 
 
 def test_identity_is_exact() -> None:
@@ -302,3 +303,48 @@ def test_result_can_be_subclassed() -> None:
     got.label = "mine"
     for made in (pickle.loads(pickle.dumps(got)), copy.copy(got), copy.deepcopy(got)):
         assert (type(made), made.label, made.upper) == (Labelled, "mine", got.upper)
+
+
+@pytest.mark.parametrize("bad", NO_NUMBERS, ids=repr)
+@pytest.mark.parametrize("name", ["rtol", "ddof"])
+def test_numbers_that_are_none_are_named(bad: object, name: str, rng: Rng) -> None:
+    """rtol is at least 0, ddof a whole number of at least 0, wherever they are taken; nothing stands for another."""
+    ours = fastfid.Moments.from_features(rng.standard_normal((9, 3)))
+    theirs = fastfid.FrechetReference(np.zeros(3), np.eye(3))
+    pair = np.zeros(3), np.eye(3)
+    calls = {
+        "rtol": (
+            lambda: fastfid.frechet(*pair, *pair, rtol=bad),
+            lambda: fastfid.frechet_moments(ours, ours, rtol=bad),
+            lambda: fastfid.frechet_many(theirs, [ours], rtol=bad),
+            lambda: fastfid.trace_sqrtm_product(np.eye(3), np.eye(3), bounds=True, rtol=bad),
+        ),
+        "ddof": (
+            lambda: fastfid.frechet_moments(ours, ours, ddof=bad),
+            lambda: fastfid.frechet_moments(ours, ours, ddof=(1, bad)),
+            lambda: fastfid.frechet_moments(ours, ours, ddof=(bad, 1)),
+            lambda: fastfid.frechet_many(theirs, [pair], ddof=bad),
+            lambda: fastfid.FrechetReference.from_moments(ours, ddof=bad),
+            lambda: fastfid.frechet_loss(ours.rows if ours.rows is not None else torch.rand(9, 3), theirs, ddof=bad),
+            lambda: ours.cov(bad),
+            lambda: ours.save("never.npz", ddof=bad),
+        ),
+    }
+    for call in calls[name]:
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}\b.*(must be|accepted)"):
+            call()
+
+
+def test_numbers_at_the_ends_of_what_is_accepted(rng: Rng) -> None:
+    ours = fastfid.Moments.from_features(rng.standard_normal((9, 3)))
+    for rtol in (0, 0.0, np.float32(1e-5), math.inf):
+        assert fastfid.frechet_moments(ours, ours, rtol=rtol) == 0.0
+    got = [float(fastfid.frechet_moments(ours, ours, ddof=ddof)) for ddof in ((0, 1), (np.int64(0), np.int64(1)))]
+    assert got[0] == got[1] > 0.0
+
+
+@pytest.mark.parametrize("bad", ["float16", "", None, 3, ["float32"], np.array(["float32", "float64"])], ids=repr)
+def test_mean_dtype_is_named(bad: object, rng: Rng) -> None:
+    ours = fastfid.Moments.from_features(rng.standard_normal((9, 3)))
+    with pytest.raises(ValueError, match=r"^mean_dtype: .*accepted: 'float32', 'float64'"):
+        fastfid.frechet_moments(ours, ours, mean_dtype=bad)

@@ -126,3 +126,25 @@ def test_bad_input_is_named(rng: Rng) -> None:
         fastfid.frechet_loss(torch.full((4, 3), torch.nan), reference)
     with pytest.raises(TypeError, match="reference: int"):
         fastfid.frechet_loss(torch.zeros(4, 3), 1)  # type: ignore[arg-type]
+
+
+X = torch.ones(4, 3)
+NO_FEATURES = {
+    "sparse": X.to_sparse(),
+    "meta": X.to("meta"),
+    "float8": X.to(torch.float8_e5m2),
+    "integers": X.long(),
+    "complex": X + 0j,
+    "array": X.numpy(),
+    "None": None,
+    "text": "abc",
+}
+
+
+@pytest.mark.parametrize("kind", NO_FEATURES)
+def test_features_without_a_gradient_are_named(kind: str) -> None:
+    reference = fastfid.FrechetReference(np.zeros(3), np.eye(3))
+    with pytest.raises(TypeError, match=r"^features: .*accepted"):
+        fastfid.frechet_loss(NO_FEATURES[kind], reference)
+    with pytest.raises(TypeError, match=r"^features: .*accepted"):
+        fastfid.Moments().update(None if kind == "array" else NO_FEATURES[kind])

@@ -126,3 +126,14 @@ def test_other_refusals() -> None:
     other.update(np.ones((1, 5)), np.array([0]))
     with pytest.raises(ValueError, match="other: 5 features"):
         moments.merge(other)
+
+
+@pytest.mark.parametrize("bad", [0, -1, 2**31, 2**62, 2**64, 10**30, 2.0, "3", None, True, [3], float("nan")], ids=repr)
+def test_numbers_of_groups_and_features_are_named(bad: object) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"^groups must be"):
+        fastfid.GroupedMoments(bad)
+    if bad is not None:
+        with pytest.raises((ValueError, TypeError), match=r"^dim must be"):
+            fastfid.GroupedMoments(3, bad)
+        with pytest.raises((ValueError, TypeError), match=r"^dim must be"):
+            fastfid.Moments(bad)

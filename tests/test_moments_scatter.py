@@ -199,3 +199,44 @@ def test_state_of_nothing_and_of_nonsense(rng: Rng) -> None:
         fastfid.Moments.from_state({**state, "mean": state["mean"][:3]})
     with pytest.raises(ValueError, match=r"scatter is torch.float32 \[4, 4\]"):
         fastfid.Moments.from_state({**state, "scatter": state["scatter"].float()})
+
+
+FOREIGN = ("text", 2.5, -1, [1], (), {}, object(), np.zeros((2, 2, 2)), torch.zeros(3), torch.zeros(2, 2).to_sparse())
+
+
+@pytest.mark.parametrize("n", [0, 3, 30, None])
+@pytest.mark.parametrize("key", ["n", "dim", "mean", "scatter", "rows", "cov", "seen", "keep_rows", "metadata"])
+def test_foreign_values_in_a_state_are_named(key: str, n: int | None, rng: Rng) -> None:
+    if n is None:
+        given = fastfid.Moments.from_statistics(np.zeros(4), np.eye(4))
+    else:
+        given = fastfid.Moments(4)
+        given.update(rng.standard_normal((n, 4)))
+    assert fastfid.Moments.from_state(given.state()).n == n
+    for value in FOREIGN:
+        if not (key == "metadata" and isinstance(value, dict)):
+            with pytest.raises((ValueError, TypeError), match=rf"state: .*\b{key}\b.*"):
+                fastfid.Moments.from_state({**given.state(), key: value})
+
+
+def test_a_state_that_says_two_things(rng: Rng) -> None:
+    """Tensors that are not those of n and keep_rows: none is let go or left out without a word."""
+    few, many, known = fastfid.Moments(), fastfid.Moments(), fastfid.Moments.from_statistics(np.zeros(4), np.eye(4))
+    few.update(rng.standard_normal((3, 4)))
+    many.update(rng.standard_normal((30, 4)))
+    states = (
+        {**few.state(), "keep_rows": False},
+        {**few.state(), "rows": None},
+        {**many.state(), "keep_rows": True},
+        {**many.state(), "scatter": None},
+        {**many.state(), "mean": None},
+        {**many.state(), "n": None},
+        {**known.state(), "n": 5},
+        {**known.state(), "cov": None},
+    )
+    for state in states:
+        with pytest.raises(ValueError, match="state: n is"):
+            fastfid.Moments.from_state(state)
+    for nothing in (None, 3, "abc", [("n", 0)]):
+        with pytest.raises(TypeError, match="state: "):
+            fastfid.Moments.from_state(nothing)

@@ -21,6 +21,8 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "images has 3 dimensions": ({"images": IMAGES[0]}, ValueError, r"images must have 4 dimensions .*\[8, 9, 3\]"),
     "images is int64": ({"images": IMAGES.long()}, ValueError, "images must be uint8 or float32, got torch.int64"),
     "images has 5 channels": ({"images": torch.zeros(1, 8, 8, 5)}, ValueError, "1, 3 or 4 channels, got 5"),
+    "images is sparse": ({"images": IMAGES.to_sparse()}, TypeError, "images: sparse_coo tensor; accepted: dense"),
+    "images is on meta": ({"images": IMAGES.to("meta")}, TypeError, "images: meta tensor; accepted: dense"),
     "images is NCHW": ({"images": IMAGES.permute(0, 3, 1, 2)}, ValueError, "got 9 in .* is input_layout right"),
     "images has no rows": ({"images": IMAGES[:, :0]}, ValueError, "images have no pixels"),
     "images wants a gradient": (
@@ -32,6 +34,11 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "size has a zero": ({"size": (0, 299)}, ValueError, r"size\[0\] \(height\) must be at least 1, got 0"),
     "size has a fraction": ({"size": (299, 1.5)}, TypeError, r"size\[1\] \(width\) must be a whole number"),
     "filter": ({"filter": "cubic"}, ValueError, "filter='cubic' is not known; accepted: nearest, box"),
+    **{
+        f"{name} {kind}": ({name: value}, ValueError, f"^{name}=.* is not known; accepted")
+        for name in ("filter", "coordinates", "precision", "passes", "layout", "input_layout")
+        for kind, value in (("array", np.array(["box", "auto"])), ("list", ["auto"]), ("None", None), ("bytes", b"box"))
+    },
     "antialias": ({"antialias": 1}, TypeError, "antialias must be True or False, got 1"),
     "a": ({"a": 0.5}, ValueError, r"a must be a number in \[-1, 0\], got 0.5"),
     "coordinates": ({"coordinates": "tf2"}, ValueError, "coordinates='tf2' is not known"),

@@ -224,8 +224,10 @@ def _seed_of(weights: str | os.PathLike[str]) -> int | None:
         return None
     if not colon:
         return DEFAULT_SEED
-    if not (seed.isascii() and seed.isdigit()):
-        raise ValueError(f'weights={weights!r}: the seed after "random:" must be a number, as in random:0')
+    if not (seed.isascii() and seed.isdigit() and len(seed.lstrip("0")) <= 20):
+        raise ValueError(
+            f'weights={weights[:40]!r}: the seed after "random:" must be a number below 2**64, as in random:0'
+        )
     return int(seed)
 
 

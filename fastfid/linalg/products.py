@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastfid._checks import a_tolerance
 from fastfid.linalg.factors import Factor, factor
 from fastfid.linalg.inputs import covariance, real_tensor
 from fastfid.linalg.polar_factor import Bounds, like, polar
@@ -48,6 +49,7 @@ def trace_sqrtm_product(
     """
     if not isinstance(method, str) or method not in METHODS or method == "low-rank":
         raise ValueError(f"method: {method!r}; accepted: {', '.join(m for m in METHODS if m != 'low-rank')}")
+    rtol = a_tolerance("rtol", rtol)
     wants_grad = any(isinstance(s, torch.Tensor) and s.requires_grad for s in (sigma1, sigma2))
     if wants_grad and not bounds:
         return _with_gradient(sigma1, sigma2)

@@ -14,7 +14,7 @@ import PIL
 import torch
 
 from fastfid import _native
-from fastfid._checks import LONGEST, real_number, whole_number
+from fastfid._checks import LONGEST, dense, real_number, whole_number
 from fastfid._dispatch import function_for
 from fastfid.resample._filters import (
     COORDINATES,
@@ -191,7 +191,7 @@ def _size(size: Any) -> tuple[int, int]:
 
 
 def _one_of(name: str, value: Any, accepted: Sequence[str]) -> None:
-    if value not in accepted:
+    if not isinstance(value, str) or value not in accepted:
         raise ValueError(f"{name}={value!r} is not known; accepted: {', '.join(accepted)}")
 
 
@@ -243,6 +243,7 @@ def _geometry(images: Any, input_layout: str) -> tuple[torch.Tensor, npt.NDArray
         raise TypeError(
             f"images must be a tensor, RaggedImages, or a list of uint8 images [H, W, C], got {type(images).__name__}"
         )
+    dense("images", images)
     if images.ndim != 4:
         raise ValueError(f"images must have 4 dimensions ({input_layout}), got {list(images.shape)}")
     if images.dtype not in (torch.uint8, torch.float32):

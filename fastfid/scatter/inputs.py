@@ -16,7 +16,7 @@ def feature_matrix(features: object) -> torch.Tensor:
     if isinstance(features, np.ndarray) and features.dtype.kind == "f" and features.dtype.itemsize <= 8:
         array = np.ascontiguousarray(plain_array("features", features), dtype=features.dtype.newbyteorder("="))
         tensor = shared_tensor(array)
-    elif isinstance(features, torch.Tensor) and features.dtype.is_floating_point:
+    elif isinstance(features, torch.Tensor) and features.dtype.is_floating_point and features.dtype.itemsize > 1:
         tensor = dense("features", features)
     else:
         kind = getattr(features, "dtype", type(features).__name__)

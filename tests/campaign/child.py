@@ -33,6 +33,8 @@ def forked(action: Callable[[], Any], log: Path) -> int:
         code = action() or 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:  # before the program has begun, or after its end
+        code = 130
     except BaseException:
         traceback.print_exc()
     finally:
