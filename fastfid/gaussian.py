@@ -124,7 +124,8 @@ class FrechetReference:
         if self.rows is not None:
             return self.factor
         assert self.matrix is not None
-        return factor(self.matrix, self.name, proven=True)
+        with ordinary():
+            return factor(self.matrix, self.name, proven=True)
 
     def factor_for(self, proven: bool) -> Factor:
         """``proven`` where it is asked for or already there, else ``factor``."""
