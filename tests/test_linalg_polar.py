@@ -239,16 +239,17 @@ def test_scaled_to_the_ends_of_float64(power: int, rng: Rng) -> None:
         tol.check(u @ (h / scale), m, relative=1e-13)
 
 
-def test_global_precision_switches_do_not_leak(rng: Rng) -> None:
+@pytest.mark.parametrize(("switch", "taken"), [("highest", "mixed"), ("medium", "float64")])
+def test_float32_steps_are_left_out_where_a_switch_narrows_them(switch: str, taken: str) -> None:
     m, want = matrix("power law", 64)
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    torch.set_float32_matmul_precision(switch)
     try:
         found = nuclear.by_newton_schulz(torch.from_numpy(m)[None], torch.zeros(1), 1e-5, precision="mixed")
-        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.get_float32_matmul_precision() == switch
     finally:
         torch.set_float32_matmul_precision(before)
-    assert found.precision == "mixed"
+    assert found.precision == taken
     tol.check(float(found.value), want, relative=tol.TRACE_AUTO)
 
 
