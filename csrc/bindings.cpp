@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -61,6 +62,8 @@ Span on_device(const py::tuple& memory) {
     if (memory.size() != 2) throw std::invalid_argument("fastfid._C: GPU memory must be (address, bytes)");
     const int64_t address = integer(memory[0]), bytes = integer(memory[1]);
     if (bytes < 0 || address < 0) throw std::invalid_argument("fastfid._C: a negative address or number of bytes");
+    if (bytes > std::numeric_limits<int64_t>::max() - address)
+        throw std::invalid_argument("fastfid._C: GPU memory that reaches beyond all addresses");
     return {reinterpret_cast<char*>(address), bytes};
 }
 

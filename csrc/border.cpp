@@ -65,6 +65,7 @@ void check_plan(const Plan& plan, int64_t images, Span memory, int64_t begin) {
     require(plan.quantize || out.dtype != Store::kUint8, "uint8 output is for the uint8 contract");
     require(images >= 0, "a negative number of images");
     require(within(out.height, 0, kLongestSide) && within(out.width, 0, kLongestSide), "no such output size");
+    require(within(begin, 0, memory.bytes), "the output begins outside its memory");
     if (images == 0 || out.height == 0 || out.width == 0) return;
     require(out.stride_n >= 0 && out.stride_c >= 0 && out.stride_h >= 0 && out.stride_w >= 0, "a negative stride");
     const int64_t element = out.dtype == Store::kFloat32 ? 4 : out.dtype == Store::kUint8 ? 1 : 2;

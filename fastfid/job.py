@@ -14,6 +14,7 @@ import torch
 
 import fastfid
 from fastfid import _metadata, _moments_io, _progress
+from fastfid._arithmetic import ieee_convolutions
 from fastfid._checks import whole_number
 from fastfid._dispatch import report
 from fastfid._shown import shown
@@ -34,6 +35,7 @@ from fastfid.errors import (
     SmallSampleWarning,
 )
 from fastfid.extractors import PRECISIONS, TAPS, Extractor, as_extractor, inception_extractor
+from fastfid.extractors.folded import WIDENED
 from fastfid.gaussian import FrechetReference
 from fastfid.keeping import Keeping
 from fastfid.moments import Moments
@@ -154,6 +156,8 @@ class Job:
             )
         if made.precision not in ("", "fp32"):
             self.warn(ProtocolWarning, PRECISIONS[made.precision].remark)
+        if made.precision == "fp32" and not ieee_convolutions(self.device):
+            self.remarks.append(WIDENED)  # the network itself warns
         return made
 
     def warn(self, category: type[FastFIDWarning], text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from random_inception import images, shared_state
 
+import fastfid
 from fastfid import _arithmetic
 from fastfid._arithmetic import convolve, ieee_convolutions, ieee_products, ordinary, stated
 from fastfid.errors import SlowPathWarning
@@ -127,6 +129,16 @@ def test_a_network_where_float32_is_not_float32() -> None:
     assert float((got - want).abs().max()) <= 1e-5 * float(want.abs().max())
     BACKENDS.mkldnn.conv.fp32_precision = "none"
     assert torch.equal(made(z, ("768",))[0], want)
+
+
+@needs_newer
+def test_a_result_lists_that_the_network_ran_in_float64() -> None:
+    sets = np.random.default_rng(5).integers(0, 256, (2, 4, 32, 32, 3), np.uint8)
+    BACKENDS.mkldnn.conv.fp32_precision = "bf16"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = fastfid.fid(*sets, tap="64", weights="random", device="cpu")
+    assert sum("runs in float64" in text for text in result.run.warnings) == 1
 
 
 @needs_newer

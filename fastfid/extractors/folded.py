@@ -40,6 +40,12 @@ from fastfid.extractors.inception import (
 )
 from fastfid.extractors.precision import PRECISIONS, RangeGuard
 
+WIDENED = (
+    "torch.backends' fp32_precision (before torch 2.9 set_float32_matmul_precision) makes float32 convolutions on this "
+    "CPU less than float32; the network runs in float64, several times slower"
+)
+"""What ``FoldedInception`` warns of at its first such pass, and results list."""
+
 _KEPT_BYTES = 32 * 2**20  # glibc's DEFAULT_MMAP_THRESHOLD_MAX on 64-bit systems
 _CONVOLUTION = (
     "mkldnn::_convolution_pointwise",
@@ -163,12 +169,7 @@ class FoldedInception:
     def _wide(self) -> dict[str, _PlainUnit | _FusedUnit]:
         """The units in float64, for a process that has bfloat16 or TF32 take the place of float32 on its CPU."""
         if not self._wide_runs:
-            warnings.warn(
-                "torch.backends' fp32_precision (before torch 2.9 set_float32_matmul_precision) makes float32 "
-                "convolutions on this CPU less than float32; the network runs in float64, several times slower",
-                SlowPathWarning,
-                stacklevel=2,
-            )
+            warnings.warn(WIDENED, SlowPathWarning, stacklevel=2)
             self._wide_runs = self._folded(_PlainUnit, torch.float64)
         return self._wide_runs
 

@@ -121,6 +121,8 @@ def _open_path(path: str, decode: Decode, layout: Layout | None) -> Source:
         return NpzSource(path, layout or "NHWC")
     if extension == ".npy":
         return NpySource(path, layout or "NHWC")
+    if not Path(path).is_file():
+        raise ValueError(f"{path!r} is a pipe, a socket or a device, which is never read; accepted: {_ACCEPTED}")
     if decode.accepts(path):
         raise ValueError(f"{path!r} is a single image; a distance needs a set of them: name its folder")
     hint = " Unpack it, or repack it as .zip." if extension in (".tar", ".gz", ".tgz", ".7z", ".rar") else ""
