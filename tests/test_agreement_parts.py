@@ -88,6 +88,11 @@ def test_a_thousandth_of_each_share_is_read_by_the_next_rank(n: int, of: int, wa
         assert len(told[rank][0]) == (want if len(shares[rank]) else 0)
         assert all(int(name) in shares[rank] for name, _ in told[rank][0])
         assert [digest for _, digest in told[rank][0]] == [of_image(images[int(name)]) for name, _ in told[rank][0]]
+        world = Told(rank, of)
+        world.gather = lambda _what, _value: told  # type: ignore[method-assign]
+        SharedItems(
+            world, source, "gen", (shares[rank], shares[owner]), 0, False
+        ).finish()  # what all have said is right
 
 
 @pytest.mark.parametrize("start", [0, 7, 20])
