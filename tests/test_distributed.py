@@ -179,7 +179,7 @@ def test_a_rank_that_dies_ends_all(whose: int, callers: bool, where: str) -> Non
             assert re.search(rf" lost (rank \d, )?rank {whose}\b.*, which died", outcome.text), outcome.text
 
 
-@pytest.mark.parametrize("case", [worker.sleep, worker.stopped, worker.missing])
+@pytest.mark.parametrize("case", [worker.sleep, pytest.param(worker.stopped, marks=pytest.mark.slow), worker.missing])
 def test_a_rank_that_does_not_answer_ends_all(case: Any) -> None:
     outcomes = run(case, 2, 1, 1.0)
     assert (outcomes[0].code, outcomes[0].error) == (1, "RankError"), outcomes[0].text

@@ -51,7 +51,7 @@ def measure(ref: Any, gen: Any, *calls: dict[str, Any]) -> list[tuple[float, tup
     return [(result.value, facts(result)) for result in results]
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_fid_of_folders(ranks: int, tmp_path: Path) -> None:
     folders = write_folder(tmp_path / "a", REAL), write_folder(tmp_path / "b", MADE)
     calls: list[dict[str, Any]] = [
