@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -57,12 +56,14 @@ class Bytes {
     Py_buffer view_{};
 };
 
+constexpr int64_t kMostAddress = int64_t(1) << 57;  // five levels of pages; small multiples of it do not wrap
+
 // GPU memory: (address, bytes).
 Span on_device(const py::tuple& memory) {
     if (memory.size() != 2) throw std::invalid_argument("fastfid._C: GPU memory must be (address, bytes)");
     const int64_t address = integer(memory[0]), bytes = integer(memory[1]);
     if (bytes < 0 || address < 0) throw std::invalid_argument("fastfid._C: a negative address or number of bytes");
-    if (bytes > std::numeric_limits<int64_t>::max() - address)
+    if (address > kMostAddress || bytes > kMostAddress - address)
         throw std::invalid_argument("fastfid._C: GPU memory that reaches beyond all addresses");
     return {reinterpret_cast<char*>(address), bytes};
 }
@@ -83,6 +84,12 @@ Plan plan_of(const py::tuple& shared, Span output, int64_t images) {
     plan.channels = channels > 0 && channels < 5 ? static_cast<int32_t>(channels) : 0;
     plan.pixel = static_cast<Pixel>(pixel == 0 || pixel == 1 ? pixel : -1);
     plan.quantize = quantize != 0;
+    // A stride along an axis of length one is never followed, whatever it says: it becomes that of dense memory.
+    Output& out = plan.output;
+    if (images == 1) out.stride_n = 0;
+    if (out.height == 1) out.stride_h = 0;
+    if (plan.channels == 1) out.stride_c = 1;
+    if (out.width == 1) out.stride_w = out.stride_c == 1 ? plan.channels : 1;
     check_plan(plan, images, output, begin);
     plan.output.data = output.begin + begin;
     if (scale.size() < static_cast<size_t>(channels) || bias.size() < static_cast<size_t>(channels))

@@ -91,7 +91,9 @@ std::vector<Job> checked_jobs(const Plan& plan, Span memory, int64_t begin, Span
     require(within(begin, 0, memory.bytes) && aligned_to(memory.begin, begin, element), "the pixels are not aligned");
     const int64_t* row = reinterpret_cast<const int64_t*>(images.begin);
     for (int64_t i = 0; i < count; ++i, row += kImageWords) {
-        const int64_t offset = row[0], height = row[1], width = row[2], down = row[3], across = row[4], deep = row[5];
+        const int64_t offset = row[0], height = row[1], width = row[2];
+        const int64_t deep = plan.channels == 1 ? 1 : row[5], down = height == 1 ? 0 : row[3];  // as for the output
+        const int64_t across = width != 1 ? row[4] : deep == 1 ? plan.channels : 1;
         require(offset >= 0 && down >= 0 && across >= 0 && deep >= 0, "a negative offset or stride");
         require(within(height, 1, kLongestSide) && within(width, 1, kLongestSide), "no such image size");
         const Wide last = Wide(offset) + Wide(height - 1) * down + Wide(width - 1) * across + Wide(plan.channels - 1) * deep;
