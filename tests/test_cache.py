@@ -215,6 +215,20 @@ def test_pruning_takes_what_nobody_uses(tmp_path: Path) -> None:
     assert names(tmp_path / "cache") == []
 
 
+def test_an_entry_clears_the_checkpoint_of_a_run_killed_beside_it(tmp_path: Path) -> None:
+    """Killed after its entry had appeared and before its checkpoint went; but not the one of a run that goes on."""
+    source, cache, key = open_source(photos(9)), FeatureCache(tmp_path / "cache"), key_of("x")
+    run_pass(source, cache.record(key))
+    checkpoint = tmp_path / "cache" / f"{key.name}.checkpoint"
+    with cache.record(key):
+        checkpoint.write_bytes(b"its own")
+        assert cache.open(key) is not None
+        assert checkpoint.exists()
+    checkpoint.write_bytes(b"left")
+    assert cache.open(key) is not None
+    assert names(tmp_path / "cache") == [".safetensors"]
+
+
 def test_a_file_is_no_cache(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(NotADirectoryError, match="accepted: a folder"):

@@ -126,6 +126,9 @@ class FeatureCache:
         except (CacheError, OSError) as error:
             self._warn(CacheWarning, f"{error}; its features are computed again")
             return None
+        if self._path(key).with_suffix(_CHECKPOINT).exists():  # of a run that was killed as its entry had appeared
+            with suppress(OSError):
+                self._forget(key.name)
         return entry
 
     def record(self, key: Key, identity: Identity | None = None, *, every_s: float = EVERY_S) -> Recording:
@@ -186,12 +189,17 @@ class FeatureCache:
         freed = 0
         left = (*self.folder.glob(f"*{_PARTIAL}"), *self.folder.glob(f"*{_CHECKPOINT}"))
         for name in {path.stem for path in left}:
-            partial = self.folder / f"{name}{_PARTIAL}"
-            owned = _claimed(partial)
-            if owned is not None:
-                with owned:
-                    freed += _removed(partial, self.folder / f"{name}{_CHECKPOINT}")
+            freed += self._forget(name)
         return freed + sweep(self.folder) + sweep(self.folder / HASHES)
+
+    def _forget(self, name: str) -> int:
+        """Remove an interrupted pass unless a run owns it; how many bytes that freed."""
+        partial = self.folder / f"{name}{_PARTIAL}"
+        owned = _claimed(partial)
+        if owned is None:
+            return 0
+        with owned:
+            return _removed(partial, self.folder / f"{name}{_CHECKPOINT}")
 
     def _path(self, key: Key) -> Path:
         return self.folder / f"{key.name}{_SUFFIX}"
