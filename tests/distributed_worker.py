@@ -60,7 +60,7 @@ def run_and_signal(
     when all others have ended. A rank that has not ended after LIMIT_S is killed, which is an AssertionError.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "numpy", "fastfid.distributed"])
+    context.set_forkserver_preload(["torch", "numpy"])  # not fastfid: the server looks in the current folder first
     store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
     processes, pipes = [], []
     for rank in range(size):
