@@ -35,7 +35,9 @@ def run(*arguments: str, lacking: bool = False, **variables: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("case", ["float64", "mixed", pytest.param("parts", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case", ["float64", *(pytest.param(case, marks=pytest.mark.slow) for case in ("mixed", "parts"))]
+)
 def test_values_in_the_interpreter(case: str) -> None:
     version = tuple(int(part) for part in str(probe.triton_version()).split(".")[:2])
     lacking = case == "float64" and version < (3, 5)  # no product in float64, neither compiled nor here

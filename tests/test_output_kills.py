@@ -18,7 +18,12 @@ import torch
 from images import photos, write_folder
 from output_runs import killed, result
 
-KINDS = [("stats", "cache"), ("stats", "checkpoint"), ("fid", "cache"), ("fid", "checkpoint")]
+KINDS = [
+    ("stats", "checkpoint"),
+    ("fid", "cache"),
+    pytest.param("stats", "cache", marks=pytest.mark.slow),
+    pytest.param("fid", "checkpoint", marks=pytest.mark.slow),
+]
 
 
 class Means(torch.nn.Module):

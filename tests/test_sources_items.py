@@ -319,7 +319,10 @@ def test_features_that_are_refused_are_not_taken(protocol: str) -> None:
     mine = fastfid.Evaluator(REFERENCE, protocol=protocol, **SETTINGS)
     bad = torch.zeros(3, 12)
     bad[1, 2] = float("inf")
-    for features, message in ((bad, "row 1 of this batch.*NaN or infinity"), (torch.zeros(3, 5), "these Moments have")):
+    for features, message in (
+        (bad, "row 1 of this batch.*NaN or infinity"),
+        (torch.zeros(3, 5), "5 features; the reference has 12"),
+    ):
         mine.update_features(torch.rand(7, 12, generator=torch.Generator().manual_seed(0)))
         n = mine.n
         with pytest.raises(ValueError, match=message):
