@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,7 @@ def test_two_image_like_elements_are_named(seed: int) -> None:
         want = chosen.ambiguous()[0][second]
         assert read([item], key=second) == read([want])
     with pytest.raises(ValueError, match="both images"):
-        EVALUATOR.update(item)
+        shared_evaluator().update(item)
 
 
 class Means(torch.nn.Module):
@@ -132,7 +133,13 @@ class Means(torch.nn.Module):
 
 REFERENCE = np.random.default_rng(0).integers(0, 255, (30, SIDE, SIDE, 3)).astype(np.uint8)
 SETTINGS: dict[str, Any] = {"extractor": Means(), "device": "cpu", "batch_size": 2}
-EVALUATOR = fastfid.Evaluator(REFERENCE, **SETTINGS)
+
+
+@cache
+def shared_evaluator() -> fastfid.Evaluator:
+    return fastfid.Evaluator(REFERENCE, **SETTINGS)
+
+
 pytestmark = pytest.mark.filterwarnings("ignore::fastfid.errors.FastFIDWarning")
 
 
@@ -141,11 +148,11 @@ def test_update_takes_what_a_stream_takes(seed: int) -> None:
     """The same moments, bit for bit, as ``stats`` of a stream of the same single item."""
     maker = Maker(1000 + seed)
     item = maker.good()
-    EVALUATOR.reset()
-    EVALUATOR.update(item)
-    assert EVALUATOR.n == len(maker.made)
+    shared_evaluator().reset()
+    shared_evaluator().update(item)
+    assert shared_evaluator().n == len(maker.made)
     want = fastfid.stats(iter([item]), **SETTINGS)
-    state = EVALUATOR._tally.moments.state()
+    state = shared_evaluator()._tally.moments.state()
     assert state["n"] == want.n
     assert torch.equal(state["rows"] if state["rows"] is not None else state["mean"], want.state()["rows"]) or (
         torch.equal(state["scatter"].tril(), want.state()["scatter"].tril())
@@ -305,7 +312,7 @@ def test_keys_that_select_nothing(key: Any, item: Any, error: type[Exception], m
     with pytest.raises(error, match=message):
         read([item], key=key)
     with pytest.raises(error, match=message.replace("item 0 .* no", "images .* no")):
-        EVALUATOR.update(item, key=key)
+        shared_evaluator().update(item, key=key)
 
 
 def test_keys_leave_alone_what_has_no_elements() -> None:
