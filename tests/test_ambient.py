@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import child
 import numpy as np
 import pytest
 import torch
@@ -320,9 +321,7 @@ PROCESSES: dict[str, tuple[list[str], dict[str, str | None]]] = {
 def test_another_process(name: str, plain: dict[str, Any], tmp_path: Path) -> None:
     """In a folder that can't be written to, with standard input closed and an odd umask."""
     flags, changes = PROCESSES[name]
-    environment = {key: value for key, value in {**os.environ, **changes}.items() if value is not None}
-    here = Path(__file__).resolve().parent
-    environment["PYTHONPATH"] = os.pathsep.join([str(here.parent), str(here)])
+    environment = {key: value for key, value in {**child.environment(), **changes}.items() if value is not None}
     code = (
         "import os, json, locale\n"
         "os.umask(0o777)\n"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import child
 import distributed_worker as worker
 import numpy as np
 import pytest
@@ -302,8 +302,7 @@ def torchrun(ranks: int, fails: str) -> subprocess.CompletedProcess[str]:
         script,
         fails,
     ]
-    path = os.pathsep.join([str(Path(fastfid.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    environment = child.environment(OMP_NUM_THREADS="1")
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import child
 import numpy as np
 import pytest
 import torch
@@ -127,10 +127,9 @@ def test_what_is_refused() -> None:
 def torchrun(tmp_path: Path, *words: object) -> subprocess.CompletedProcess[str]:
     """The command as a user gives it."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "fastfid"]
-    where = {"PYTHONPATH": os.pathsep.join([str(Path(fastfid.__file__).parents[1]), *sys.path[:1]])}
     return subprocess.run(
         [*command, *map(str, words)],
-        cwd=tmp_path, env={**os.environ, **where, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+        cwd=tmp_path, env=child.environment(OMP_NUM_THREADS="1"), capture_output=True, text=True, check=False,
         timeout=500,
     )  # fmt: skip
 

@@ -5,27 +5,26 @@ The interpreter proves indexing, masks and layout, not precision, races or speed
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import child
 import pytest
 
 from fastfid.kernels import probe
 
 pytest.importorskip("triton", reason="Triton is an optional extra and has no wheel for this platform")
 
-ROOT = Path(__file__).resolve().parent.parent
 VERSION = tuple(int(part) for part in str(probe.triton_version()).split(".")[:2])
 
 
 def run(code: str, **variables: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, timeout=500
+        command, cwd=child.TESTS, env=child.environment(**variables), capture_output=True, text=True, timeout=500
     )
     if VERSION < (3, 5):  # has no product in float64, neither compiled nor here
         assert "Unsupported lhs dtype fp64" in done.stderr
@@ -117,11 +116,8 @@ def test_kernels_compile_or_are_not_available(
         assert re.search(wanted, reason), reason
         return
     assert reason is None
-    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
-    command = [sys.executable, str(ROOT / "tests" / "compiled.py"), operation, str(capability)]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=500
-    )
+    command = [sys.executable, str(child.TESTS / "compiled.py"), operation, str(capability)]
+    done = subprocess.run(command, env=child.environment(), capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr[-4000:]
     sys.stdout.write(done.stdout)
     lines = done.stdout.splitlines()

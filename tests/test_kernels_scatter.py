@@ -5,25 +5,21 @@ The interpreter proves indexing, masks and the arithmetic of the slices, not pre
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
+import child
 import pytest
 
 from fastfid.kernels import probe
 
 pytest.importorskip("triton", reason="Triton is an optional extra and has no wheel for this platform")
 
-TESTS = Path(__file__).resolve().parent
-
 
 def run(*arguments: str, lacking: bool = False, **variables: str) -> str:
-    path = os.pathsep.join((str(TESTS.parent), str(TESTS)))
     done = subprocess.run(
         [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": path, **variables},
+        env=child.environment(**variables),
         capture_output=True,
         text=True,
         timeout=500,
@@ -41,4 +37,4 @@ def run(*arguments: str, lacking: bool = False, **variables: str) -> str:
 def test_values_in_the_interpreter(case: str) -> None:
     version = tuple(int(part) for part in str(probe.triton_version()).split(".")[:2])
     lacking = case == "float64" and version < (3, 5)  # no product in float64, neither compiled nor here
-    run(str(TESTS / "interpreted_scatter.py"), case, lacking=lacking, TRITON_INTERPRET="1")
+    run(str(child.TESTS / "interpreted_scatter.py"), case, lacking=lacking, TRITON_INTERPRET="1")
