@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import mpmath
@@ -12,7 +13,7 @@ import tolerances as tol
 import torch
 
 from fastfid.errors import NotPSDError
-from fastfid.linalg import enclosure, nuclear
+from fastfid.linalg import enclosure, halves
 from fastfid.linalg.factors import _smallest_eigenvalue, factor, factor_of_rows, scaled
 from fastfid.linalg.inputs import covariance
 
@@ -139,10 +140,18 @@ def test_column_sums_are_within_their_gamma(p: int, rng: Rng) -> None:
 
 
 @pytest.mark.parametrize(("d", "k"), [(1, 1), (5, 3), (40, 40), (7, 300), (130, 2)])
-@pytest.mark.parametrize("signed", [False, True])
-def test_gram_gap_is_the_gap(d: int, k: int, signed: bool, rng: Rng) -> None:
+@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("kind", ["plain", "signed", "triangular"])
+def test_gram_gap_is_the_gap(
+    d: int, k: int, kind: str, blocked: bool, rng: Rng, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Integers of 30 bits: F S Fᵀ is exact in Python and needs 60 bits or so; the gap to its rounding is measured."""
+    if blocked:
+        monkeypatch.setattr(halves, "_BLOCKED", 1)
+    signed, triangular = kind == "signed", kind == "triangular"
+    k = d if triangular else k
     whole = rng.integers(-(2**30), 2**30, (d, k))
+    whole = np.tril(whole) if triangular else whole
     signs = np.where(rng.uniform(size=k) < 0.3, -1, 1) if signed else np.ones(k, int)
     exact = (whole.astype(object) * signs) @ whole.T.astype(object)
     rounded = np.array([[float(v) for v in row] for row in exact])
@@ -154,9 +163,9 @@ def test_gram_gap_is_the_gap(d: int, k: int, signed: bool, rng: Rng) -> None:
     )
     f = torch.from_numpy(whole * 2.0**-30)
     for powers in (0, 3):
-        frobenius, spectral = enclosure.gram_gap(
-            torch.from_numpy(rounded * 2.0**-60), f, torch.from_numpy(signs * 1.0) if signed else None, powers=powers
-        )
+        signs_given = torch.from_numpy(signs * 1.0) if signed else None
+        target = torch.from_numpy(rounded * 2.0**-60)
+        frobenius, spectral = enclosure.gram_gap(target, f, signs_given, triangular=triangular, powers=powers)
         true_frobenius, true_spectral = np.linalg.norm(gap) * 2.0**-60, np.linalg.norm(gap, 2) * 2.0**-60
         size = float(f.square().sum())
         assert true_frobenius * (1 - 1e-9) <= frobenius <= true_frobenius * 1.001 + 1e-19 * size
@@ -232,9 +241,53 @@ def test_gram_enclosure_holds_for_every_perturbation_it_allows(rng: Rng) -> None
         assert got.lower <= np.sqrt(exact).sum() <= got.upper
 
 
-def test_lower_product_is_the_lower_half(rng: Rng) -> None:
-    m = torch.from_numpy(rng.standard_normal((613, 40)))
-    tol.check(nuclear._lower_product(m).tril(), (m @ m.T).tril(), relative=1e-14)
+@pytest.mark.parametrize("shape", [(1,), (5,), (613,), (2, 530)])
+def test_halves_are_parts_of_the_whole(shape: tuple[int, ...], rng: Rng) -> None:
+    """Of integers, whose products are exact, so that every order of summation gives the same bits."""
+    n = shape[-1]
+    a, b = (torch.from_numpy(rng.integers(-9, 10, (*shape, n)).astype(float)).tril() for _ in range(2))
+    wide = torch.from_numpy(rng.integers(-9, 10, (*shape, 40)).astype(float))
+    for multiply in (torch.matmul, enclosure.product):
+        assert torch.equal(halves.lower_outer(wide, -wide, multiply=multiply).tril(), -(wide @ wide.mT).tril())
+        assert torch.equal(halves.lower_outer(a, b, triangular=True, multiply=multiply).tril(), (a @ b.mT).tril())
+        assert torch.equal(halves.lower_product(a, b, multiply=multiply), a @ b)
+        if len(shape) == 1:
+            for triangular in itertools.product((False, True), repeat=2):
+                given = [x if low else x + wide[:, :1] for x, low in zip((a, b), triangular, strict=True)]
+                made = halves.transposed_product(*given, triangular=triangular, multiply=multiply)
+                assert torch.equal(made, given[0].T @ given[1])
+    half = (a @ a.mT).tril()
+    assert torch.equal(halves.mirrored(half + wide[..., :1].expand_as(half).triu(1)), a @ a.mT)
+    ones = torch.eye(n, dtype=torch.float64) + torch.diag(torch.full((n - 1,), 2.0, dtype=torch.float64), -1)
+    found = halves.inverse(ones[:40, :40].expand(*shape[:-1], -1, -1)) @ ones[:40, :40]
+    assert torch.equal(found, torch.eye(min(n, 40), dtype=torch.float64).expand_as(found))
+    low = a / 100 + torch.eye(n, dtype=torch.float64) * 3
+    inverse = halves.inverse(low)
+    assert torch.equal(inverse, inverse.tril())
+    tol.check(inverse @ low, torch.eye(n, dtype=torch.float64).expand_as(low), relative=0.0, absolute=1e-11)
+
+
+def test_halves_leave_out_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work that is done, in multiplications, against a full product's."""
+    done = 0
+
+    def counted(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        nonlocal done
+        done += a.shape[0] * a.shape[1] * b.shape[1]
+        return a @ b
+
+    n = 512
+    a, both = torch.eye(n, dtype=torch.float64), (True, True)
+    for share, call in (
+        (0.57, lambda: halves.lower_outer(a, a, multiply=counted)),
+        (0.24, lambda: halves.lower_outer(a, a, triangular=True, multiply=counted)),
+        (0.24, lambda: halves.lower_product(a, a, multiply=counted)),
+        (0.40, lambda: halves.transposed_product(a, a, triangular=both, multiply=counted)),
+        (0.57, lambda: halves.transposed_product(a, a, triangular=(True, False), multiply=counted)),
+    ):
+        done = 0
+        call()
+        assert done <= share * n**3
 
 
 def test_covariance_symmetrises_only_rounding(rng: Rng) -> None:

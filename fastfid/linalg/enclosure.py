@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from fastfid.linalg.halves import lower_outer, mirrored
 from fastfid.linalg.inputs import EPS
 
 UNIT = EPS / 2
@@ -95,7 +96,12 @@ def norm(x: torch.Tensor) -> float:
 
 
 def gram_gap(
-    target: torch.Tensor, f: torch.Tensor, signs: torch.Tensor | None = None, *, powers: int = 0
+    target: torch.Tensor,
+    f: torch.Tensor,
+    signs: torch.Tensor | None = None,
+    *,
+    triangular: bool = False,
+    powers: int = 0,
 ) -> tuple[float, float]:
     """Upper bounds of ‖T − F S Fᵀ‖ in the Frobenius and in the spectral norm.
 
@@ -106,6 +112,7 @@ def gram_gap(
         target: symmetric float64 [d, d].
         f: float64 [d, k].
         signs: ±1 for each column, or None for +1.
+        triangular: whether f is lower triangular; then there are no signs.
         powers: how often the difference is squared for a sharper spectral norm, ‖E‖₂² = ‖E²‖₂; a product each.
     """
     k = f.shape[1]
@@ -117,12 +124,13 @@ def gram_gap(
     magic = torch.ldexp(torch.full_like(f[:, :1], 1.5), exponent + 52 - bits)
     head = (f + magic) - magic
     rest = f - head
-    signed = head if signs is None else head * signs
-    gap = target - signed @ head.T
     middle = head + rest / 2
-    crossed = (middle if signs is None else middle * signs) @ rest.T
-    error = UNIT * (2 * norm(gap) + norm(crossed)) + 2 * (gamma(k) + 2 * UNIT) * norm(middle) * norm(rest) + TINY
-    gap = gap - crossed - crossed.T
+    signed = [x if signs is None else x * signs for x in (head, middle, rest)]
+    gap = target - mirrored(lower_outer(signed[0], head, triangular=triangular))
+    error = 3 * UNIT * norm(gap) + 2 * (gamma(k) + 4 * UNIT) * norm(middle) * norm(rest) + TINY
+    crossed = lower_outer(signed[1], rest, triangular=triangular)
+    crossed += lower_outer(signed[2], middle, triangular=triangular)
+    gap -= mirrored(crossed)
     error += 2 * UNIT * norm(gap)
     frobenius = norm(gap)
     rows = float(gap.abs().sum(dim=1).max()) * _UP
@@ -155,7 +163,7 @@ def from_vectors(m: torch.Tensor, v: torch.Tensor, rounding: float) -> Enclosure
     w = product(m.T, v)
     lengths = column_sums(w * w).sqrt()
     own = column_sums(v * v)
-    r = product(v.T, v)
+    r = mirrored(lower_outer(v.T, v.T, multiply=product))
     r.diagonal().sub_(1.0)
     rho = norm(r) + product_gamma(p) * norm(v) ** 2
     if not rho < 0.5:
@@ -163,7 +171,7 @@ def from_vectors(m: torch.Tensor, v: torch.Tensor, rounding: float) -> Enclosure
     del r
     slack = math.sqrt(p) * _UP * ((product_gamma(p) * norm(m) * norm(v) + TINY) / (1.0 - rho) + rounding)
     unit = w / torch.where(lengths > 0.0, lengths, 1.0)
-    g = product(unit.T, unit)
+    g = mirrored(lower_outer(unit.T, unit.T, multiply=product))
     g.diagonal().zero_()
     rest = _best_split(lengths, g)
     total = math.fsum(lengths.tolist())

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import torch
 
 from fastfid.errors import NotPSDError
+from fastfid.linalg import halves
 from fastfid.linalg.enclosure import (
     TINY,
     UNIT,
@@ -139,10 +140,11 @@ def factor(sigma: torch.Tensor, argument: str, *, proven: bool = False) -> Facto
 def _proven(made: Factor, matrix: torch.Tensor) -> Factor:
     """A Cholesky factor with its distance from the exact Σ₊ measured."""
     d = matrix.shape[0]
-    frobenius, spectral = gram_gap(matrix, made.f)
-    eye = torch.eye(d, dtype=matrix.dtype, device=matrix.device)
-    inverse = torch.linalg.solve_triangular(made.f, eye, upper=False)
-    rest = norm(eye - product(inverse, made.f)) + (product_gamma(d) + UNIT) * norm(inverse) * norm(made.f)
+    frobenius, spectral = gram_gap(matrix, made.f, triangular=True)
+    inverse = halves.inverse(made.f)
+    left = halves.lower_product(inverse, made.f, multiply=product)
+    left.diagonal().sub_(1.0)
+    rest = norm(left) + (product_gamma(d) + UNIT) * norm(inverse) * norm(made.f)
     diagonal, total = None, math.inf
     if rest < 0.5:  # (LLᵀ)⁻¹ = L⁻ᵀL⁻¹ and L⁻¹ = (I + rest)⁻¹ J
         total = (norm(inverse) / (1.0 - rest)) ** 2
@@ -223,7 +225,7 @@ def _truncated(
         above = near + left_out
         return Factor(f, root, trace + removed, error, note, below=near, above=above, removed=-removed)
     gap, spectral = gram_gap(matrix, whole, torch.where(negative, -1.0, 1.0).to(values.dtype), powers=3)
-    overlap = product(vectors.T, vectors)
+    overlap = halves.mirrored(halves.lower_outer(vectors.T, vectors.T, multiply=product))
     overlap.diagonal().sub_(1.0)
     rho = norm(overlap) + (product_gamma(d) + 8 * UNIT) * norm(vectors) ** 2
     if rho < 0.5:  # ‖NNᵀ − N⊥N⊥ᵀ‖_F ≤ 2 ‖N∥‖ ‖N‖, N∥ the part of N in the range of F₁

@@ -32,6 +32,7 @@ import torch
 
 from fastfid._arithmetic import ieee_products, stated
 from fastfid._graphs import Graphed
+from fastfid.linalg import halves
 from fastfid.linalg.coefficients import Quintic, composition
 from fastfid.linalg.enclosure import (
     TINY,
@@ -248,14 +249,14 @@ def _norm(x: torch.Tensor) -> torch.Tensor:
 
 def _gap(h: torch.Tensor, low: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(h − LLᵀ, an upper bound of its error in the Frobenius norm)."""
-    gap = h - product(low, low.mT)
+    gap = h - halves.mirrored(halves.lower_outer(low, low, triangular=True, multiply=product))
     return gap, product_gamma(low.shape[-1]) * _norm(low) ** 2 + UNIT * _norm(gap)
 
 
 def _spectral(u: torch.Tensor) -> torch.Tensor:
     """[B] upper bounds of ‖u‖₂: UᵀU ⪯ (1 + η)I where what is left factorises, but for what the factor misses."""
     p = u.shape[-2]
-    gram = product(u.mT, u)
+    gram = halves.mirrored(halves.lower_outer(u.mT, u.mT, multiply=product))
     gram_error = product_gamma(p) * _norm(u) ** 2
     found = _norm(u)  # ‖u‖₂ ≤ ‖u‖_F, whatever else fails
     for surplus in _SURPLUS:
@@ -281,10 +282,11 @@ def _second_order(n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     low, info = torch.linalg.cholesky_ex(h)
     del h
     gap, gap_error = _gap(n, low)
-    eye = torch.eye(q, dtype=n.dtype, device=n.device).expand_as(low)
-    inverse = torch.linalg.solve_triangular(low, eye, upper=False)
+    inverse = halves.inverse(low)
     norm_low, norm_inverse = _norm(low), _norm(inverse)
-    rest = _norm(product(inverse, low) - eye) + (product_gamma(q) + UNIT) * norm_inverse * norm_low
+    left = halves.lower_product(inverse, low, multiply=product)
+    left.diagonal(dim1=-2, dim2=-1).sub_(1.0)
+    rest = _norm(left) + (product_gamma(q) + UNIT) * norm_inverse * norm_low
     computed = _norm(product(inverse, gap.mT))
     size = (computed + norm_inverse * (product_gamma(q) * _norm(gap) + gap_error)) / (1.0 - rest)
     good = (info == 0) & (rest < 0.5) & torch.isfinite(size)

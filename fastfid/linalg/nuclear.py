@@ -10,20 +10,16 @@ as tight as they are good: eigenvectors of MMᵀ first (``by_eigenvectors``), si
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 
 from fastfid._dispatch import function_for
 from fastfid.linalg import enclosure
 from fastfid.linalg.enclosure import Enclosure
+from fastfid.linalg.halves import lower_outer
 from fastfid.linalg.iteration import PolarIterate, Products, polar_iteration, precision_for
 
 NS_RTOL = 1e-8
 """Widest relative enclosure the polar iteration is content with, whatever looser one is asked for."""
-
-_BLOCKED = 512
-"""From this size on the halved work outweighs the extra calls."""
 
 GRAM_LOSS = 1e-9
 """Largest estimated relative error of Σ√λ(MMᵀ) at which the Gram route is used."""
@@ -39,7 +35,7 @@ def by_eigenvalues(m: torch.Tensor, rounding: float) -> tuple[Enclosure, float]:
     rows = m if p <= q else m.T
     norm = float(torch.linalg.matrix_norm(m))
     forming = enclosure.expected_rounding(max(p, q)) * norm * norm
-    bounds, lost = by_gram(_lower_product(rows), forming)
+    bounds, lost = by_gram(lower_outer(rows, rows), forming)
     by = rounding * min(p, q) ** 0.5
     return Enclosure(bounds.value, max(bounds.lower - by, 0.0), bounds.upper + by), lost
 
@@ -57,7 +53,7 @@ def by_gram(gram: torch.Tensor, rounding: float) -> tuple[Enclosure, float]:
 def by_eigenvectors(m: torch.Tensor, rounding: float) -> Enclosure:
     """Proven enclosure of ‖m‖_*, m [p, q] float64 known to ``rounding``, from the eigenvectors of its Gram matrix."""
     rows = m if m.shape[0] <= m.shape[1] else m.T
-    return enclosure.from_vectors(rows, torch.linalg.eigh(_lower_product(rows), UPLO="L").eigenvectors, rounding)
+    return enclosure.from_vectors(rows, torch.linalg.eigh(lower_outer(rows, rows), UPLO="L").eigenvectors, rounding)
 
 
 def by_singular_vectors(m: torch.Tensor, rounding: float) -> Enclosure:
@@ -81,15 +77,3 @@ def by_newton_schulz(
     return polar_iteration(
         tall, products, rtol=min(rtol, NS_RTOL), rounding=rounding, precision=chosen, complete=complete
     )
-
-
-def _lower_product(m: torch.Tensor) -> torch.Tensor:
-    """m mᵀ in the lower half, by block rows: 5/8 of the work of the whole; what stands above is not defined."""
-    k = m.shape[0]
-    if k < _BLOCKED:
-        return m @ m.T
-    out = torch.empty(k, k, dtype=m.dtype, device=m.device)
-    edges = [k * i // 4 for i in range(5)]
-    for start, end in itertools.pairwise(edges):
-        torch.mm(m[start:end], m[:end].T, out=out[start:end, :end])
-    return out
