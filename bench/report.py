@@ -30,6 +30,7 @@ SOURCES = {
     "moments": f"{EPYC}/d006e3fbc258.json",
     "growth": f"{EPYC}/growth.json",
     "parity": f"{XEON}/parity.json",
+    "bounds": f"{EPYC}/frechet_bounds.json",
     "reliability": f"{EPYC}/campaign.json",
     "plot": f"{EPYC}/pipeline.json",
 }
@@ -133,6 +134,18 @@ def parity_block(document: Rows, name: str) -> str:
     return table(["package", "covariances of full rank", "16 images, 2048 dimensions"], lines)
 
 
+def bounds_block(document: dict[str, Any], name: str) -> str:
+    def count(one: dict[str, int], what: str) -> str:
+        return f"{one[what]:,}" if what in one else ""
+
+    lines = [
+        [size, *(count(one, w) for w in ("cases", "probable", "outside"))] for size, one in document["totals"].items()
+    ]
+    return table(
+        [f"exact value of what was given (`{name}`)", "cases", 'of them "probable"', "outside the bounds"], lines
+    )
+
+
 def moments_block(document: dict[str, Any], name: str) -> str:
     rows = rows_of(document, "moments")
     peaks = {(r["case"], r["variant"]): r["p50"] / 2**20 for r in rows_of(document, "moments", "peak_bytes")}
@@ -191,6 +204,7 @@ def plot_block(document: dict[str, Any], name: str) -> str:
 
 
 BLOCKS: dict[str, Callable[..., str]] = {
+    "bounds": bounds_block,
     "pipeline": pipeline_block,
     "frechet": frechet_block,
     "resize": resize_block,

@@ -138,6 +138,8 @@ class Target:
         if kind in _REFUSED:
             raise OutputError(self.path, f"it is {_REFUSED[kind]}")
         if not os.access(final, os.W_OK):
+            if not os.path.lexists(final):  # since it was looked at, another process has removed it
+                return self._place()
             raise OutputError(self.path, "it may not be written to")
         if kind != stat.S_IFREG:
             return _Place(final, found, None, True)
@@ -238,7 +240,8 @@ def _followed(given: str) -> tuple[Path, int | None]:
         path = Path(folder, path.name)
         if not path.is_symlink():
             return path, None
-        path = path.parent / path.readlink()
+        with suppress(FileNotFoundError):  # removed since
+            path = path.parent / path.readlink()
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 

@@ -125,7 +125,7 @@ class FrechetReference:
             return self.factor
         assert self.matrix is not None
         with ordinary():
-            return factor(self.matrix, self.name, proven=True)
+            return factor(self.matrix, self.name, proven=True, plain=vars(self).get("factor"))
 
     def factor_for(self, proven: bool) -> Factor:
         """``proven`` where it is asked for or already there, else ``factor``."""

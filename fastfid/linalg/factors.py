@@ -107,13 +107,14 @@ def scaled(matrix: torch.Tensor, largest: float | None = None) -> tuple[torch.Te
     return (matrix * math.ldexp(1.0, -2 * k) if abs(k) < 500 else (matrix / root) / root), root
 
 
-def factor(sigma: torch.Tensor, argument: str, *, proven: bool = False) -> Factor:
+def factor(sigma: torch.Tensor, argument: str, *, proven: bool = False, plain: Factor | None = None) -> Factor:
     """The factor of a symmetric positive semi-definite matrix.
 
     Args:
         sigma: float64 [d, d], exactly symmetric.
         argument: its name in the caller's signature, for messages.
         proven: measure how far the factor is from the exact Σ₊, in place of what is expected of LAPACK.
+        plain: what this function gave for the same matrix without a proof, where that is known.
 
     Raises:
         NotPSDError: an eigenvalue below −1e-5 of the largest.
@@ -123,6 +124,8 @@ def factor(sigma: torch.Tensor, argument: str, *, proven: bool = False) -> Facto
         where the note says that larger negative eigenvalues were set to zero; ``proven`` measures it.
     """
     matrix, root = scaled(sigma)
+    if proven and plain is not None and plain.triangular:
+        return _proven(plain, matrix)
     d = matrix.shape[0]
     trace = math.fsum(matrix.diagonal().tolist())
     cholesky, info = torch.linalg.cholesky_ex(matrix)
@@ -130,9 +133,11 @@ def factor(sigma: torch.Tensor, argument: str, *, proven: bool = False) -> Facto
     if int(info) == 0:
         smallest, inverse = _smallest_eigenvalue(cholesky)
         if smallest > _CLEAR * d * EPS * size:
-            expected = expected_solver(d) * size
-            made = Factor(cholesky, root, trace, gamma(2) * trace, triangular=True, inverse=inverse)
-            return _proven(made, matrix) if proven else made._replace(below=expected, above=expected)
+            near = expected_solver(d) * size
+            made = Factor(
+                cholesky, root, trace, gamma(2) * trace, triangular=True, below=near, above=near, inverse=inverse
+            )
+            return _proven(made, matrix) if proven else made
     values, vectors = torch.linalg.eigh(matrix)
     return _truncated(matrix, values, vectors, root, trace, argument, proven=proven)
 

@@ -22,7 +22,7 @@ Multiply = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def _bands(n: int, device: torch.device) -> list[tuple[int, int]]:
-    count = _BANDS if n >= _BLOCKED and device.type == "cpu" else 1
+    count = min(_BANDS, n) if n >= _BLOCKED and device.type == "cpu" else 1
     return list(itertools.pairwise(n * i // count for i in range(count + 1)))
 
 
@@ -35,17 +35,23 @@ def lower_outer(
     """
     n, k = a.shape[-2:]
     out = a.new_empty(*a.shape[:-2], n, n)
-    bands = _bands(n, a.device)
-    for (start, end), (first, last) in itertools.combinations_with_replacement(bands, 2):
+    for start, end in _bands(n, a.device):
         inner = min(end, k) if triangular else k
-        out[..., first:last, start:end] = multiply(a[..., first:last, :inner], b[..., start:end, :inner].mT)
+        out[..., start:, start:end] = multiply(a[..., start:, :inner], b[..., start:end, :inner].mT)
     return out
 
 
 def mirrored(lower: torch.Tensor) -> torch.Tensor:
-    """The symmetric matrix whose lower half is given."""
-    half = lower.tril()
-    return half + half.tril(-1).mT
+    """The symmetric matrix whose lower half is given, in its memory."""
+    for (start, end), (first, last) in itertools.combinations_with_replacement(
+        _bands(lower.shape[-1], lower.device), 2
+    ):
+        block = lower[..., first:last, start:end]
+        if start == first:
+            block.tril_().add_(block.tril(-1).mT)
+        else:
+            lower[..., start:end, first:last] = block.mT
+    return lower
 
 
 def transposed_product(
