@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import re
@@ -172,7 +173,7 @@ def coverage(scale: float, seed: int, jobs: int) -> dict[str, Any]:
                 left -= count
     norms = max(1, round(1000 * scale))
     found: dict[str, Count] = {}
-    with ProcessPoolExecutor(jobs, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _one_thread) as pool:
         columns = pool.submit(nuclear_norms, norms, seed)
         pieces = {pool.submit(pairs, d, count, own): name for name, pairs, d, count, own in tasks}
         for done, future in enumerate(as_completed(pieces), 1):
