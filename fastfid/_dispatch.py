@@ -59,17 +59,17 @@ def report(operation: str, device_type: str) -> dict[str, str | None]:
 def backend_for(operation: str, device_type: str, asked: str | None = None) -> str:
     """The name of the backend that would run; raises BackendUnavailableError where the one asked for can't."""
     variable = f"FASTFID_BACKEND_{operation.upper()}"
-    wanted = asked or os.environ.get(variable) or "auto"
+    wanted = (os.environ.get(variable) or "auto") if asked is None else asked
     table = BACKENDS[operation]
+    if not isinstance(wanted, str) or wanted not in {"auto", *table}:
+        origin = variable if asked is None else "backend"
+        raise ValueError(f"{origin}={wanted!r} is not a backend of {operation}; accepted: auto, {', '.join(table)}")
     if wanted == "auto":
         usable = next((name for name, entry in table.items() if _load(entry.available)(device_type) is None), None)
         if usable is None:
             listed = "; ".join(f"{name}: {reason}" for name, reason in report(operation, device_type).items())
             raise BackendUnavailableError(f"no backend can run {operation} on {device_type}. {listed}")
         return usable
-    if wanted not in table:
-        origin = "backend" if asked else variable
-        raise ValueError(f"{origin}={wanted!r} is not a backend of {operation}; accepted: auto, {', '.join(table)}")
     reason = _load(table[wanted].available)(device_type)
     if reason is not None:
         others = [name for name, why in report(operation, device_type).items() if why is None]

@@ -370,7 +370,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _check_out_dtype(out_dtype: Any, quantize: bool, affine: tuple[tuple[float, ...], ...], clamp: Any) -> None:
-    if out_dtype not in _OUT_DTYPES:
+    if not isinstance(out_dtype, torch.dtype) or out_dtype not in _OUT_DTYPES:
         raise ValueError(f"out_dtype must be one of {', '.join(map(str, _OUT_DTYPES))}; got {out_dtype!r}")
     plain = all(v == 1.0 for v in affine[0]) and all(v == 0.0 for v in affine[1]) and clamp is None
     if out_dtype == torch.uint8 and not (quantize and plain):
