@@ -45,6 +45,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "coordinates with antialias": ({"coordinates": "tf1-legacy"}, ValueError, "no antialiased form"),
     "precision": ({"precision": "half"}, ValueError, "precision='half' is not known"),
     "crop word": ({"crop": "middle"}, ValueError, "crop='middle' is not known"),
+    "crop array": ({"crop": np.array(["none", "center"])}, ValueError, "crop=array.* is not known"),
     "crop outside": ({"crop": (0, 0, 9, 9)}, ValueError, "reaches outside image 0 of 8×9 pixels"),
     "crop negative": ({"crop": (-1, 0, 4, 4)}, ValueError, r"crop \(top\) must be at least 0, got -1"),
     "crop empty": ({"crop": (0, 0, 4, 0)}, ValueError, r"crop \(width\) must be at least 1, got 0"),

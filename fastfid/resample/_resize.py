@@ -278,13 +278,14 @@ def _repeat_channel(geometry: npt.NDArray[np.int64], channels: int, out_channels
 
 def _apply_crop(geometry: npt.NDArray[np.int64], crop: Any) -> None:
     """Move offsets and sizes to the part that is kept."""
-    if crop == "none":
+    named = crop if isinstance(crop, str) else None
+    if named == "none":
         return
     heights, widths = geometry[:, 1].copy(), geometry[:, 2].copy()
-    if crop == "center":
+    if named == "center":
         side = np.minimum(heights, widths)
         top, left, height, width = (heights - side) // 2, (widths - side) // 2, side, side
-    elif isinstance(crop, Sequence) and not isinstance(crop, str) and len(crop) == 4:
+    elif named is None and isinstance(crop, Sequence) and len(crop) == 4:
         least = {"top": 0, "left": 0, "height": 1, "width": 1}
         numbers = [
             whole_number(f"crop ({name})", v, least=least[name], most=LONGEST)
