@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from fastfid.linalg.halves import lower_outer, mirrored
+from fastfid.linalg.halves import bands, lower_outer, mirrored
 from fastfid.linalg.inputs import EPS
 
 UNIT = EPS / 2
@@ -125,24 +125,44 @@ def gram_gap(
     """
     k = f.shape[1]
     if k == 0:
-        whole = norm(target)
-        return whole, whole
+        return norm(target), norm(target)
     bits = (53 - max(k - 1, 1).bit_length()) // 2 - 1
     exponent = torch.frexp(f.abs().amax(dim=1, keepdim=True)).exponent.clamp_min(-900)
     magic = torch.ldexp(torch.full_like(f[:, :1], 1.5), exponent + 52 - bits)
     head = (f + magic) - magic
     rest = f - head
     middle = head + rest / 2
-    signed = [x if signs is None else x * signs for x in (head, middle, rest)]
-    gap = target - mirrored(lower_outer(signed[0], head, triangular=triangular))
-    error = 3 * UNIT * norm(gap) + 2 * (gamma(k) + 4 * UNIT) * norm(middle) * norm(rest) + TINY
-    crossed = lower_outer(signed[1], rest, triangular=triangular)
-    crossed += lower_outer(signed[2], middle, triangular=triangular)
-    gap -= mirrored(crossed)
-    error += 2 * UNIT * norm(gap)
-    frobenius = norm(gap)
-    rows = float(gap.abs().sum(dim=1).max()) * _UP
-    return frobenius + error, min(frobenius, rows, _spectral(gap, powers)) + error
+    left = [x if signs is None else x * signs for x in (head, middle, rest)]
+    whole = target.new_empty(target.shape) if powers else None
+    squares, first_squares = [], []
+    rows = target.new_zeros(target.shape[0])
+    for start, end in bands(target.shape[0], target.device):  # the lower half, a strip of columns at a time
+        inner = min(end, k) if triangular else k
+        low, strip = (slice(start, None), slice(inner)), (slice(start, end), slice(inner))
+        part = target[start:, start:end] - left[0][low] @ head[strip].T
+        part[: end - start].tril_()
+        first_squares.append(_lower_squares(part))
+        part -= left[1][low] @ rest[strip].T
+        part -= left[2][low] @ middle[strip].T
+        part[: end - start].tril_()
+        squares.append(_lower_squares(part))
+        if whole is not None:
+            whole[start:, start:end] = part
+        size = part.abs()
+        rows[start:] += size.sum(1)
+        rows[start:end] += size.sum(0) - size.diagonal()
+    first, frobenius = (math.sqrt(math.fsum(x)) * _UP + TINY for x in (first_squares, squares))
+    error = 3 * UNIT * first + 2 * (gamma(k) + 4 * UNIT) * norm(middle) * norm(rest) + TINY
+    error += 2 * UNIT * frobenius
+    spectral = min(frobenius, float(rows.max()) * _UP)
+    if whole is not None:
+        spectral = min(spectral, _spectral(mirrored(whole), powers))
+    return frobenius + error, spectral + error
+
+
+def _lower_squares(strip: torch.Tensor) -> float:
+    """‖x‖_F² of a symmetric x over what a strip of its lower half [n, w], zero above its diagonal, stands for."""
+    return 2 * float(torch.linalg.vector_norm(strip)) ** 2 - float(torch.linalg.vector_norm(strip.diagonal())) ** 2
 
 
 def _spectral(x: torch.Tensor, powers: int) -> float:
@@ -171,21 +191,25 @@ def from_vectors(m: torch.Tensor, v: torch.Tensor, rounding: float) -> Enclosure
     w = product(m.T, v)
     lengths = column_sums(w * w).sqrt()
     own = column_sums(v * v)
-    r = mirrored(lower_outer(v.T, v.T, multiply=product))
+    r = mirrored(lower_outer(v.T, v.T))
     r.diagonal().sub_(1.0)
-    rho = norm(r) + product_gamma(p) * norm(v) ** 2
+    rho = norm(r) + gamma(p) * norm(v) ** 2
     if not rho < 0.5:
         return Enclosure(math.fsum(lengths.tolist()), 0.0, math.inf)
     del r
     slack = math.sqrt(p) * _UP * ((product_gamma(p) * norm(m) * norm(v) + TINY) / (1.0 - rho) + rounding)
     unit = w / torch.where(lengths > 0.0, lengths, 1.0)
-    g = mirrored(lower_outer(unit.T, unit.T, multiply=product))
+    g = mirrored(lower_outer(unit.T, unit.T))
     g.diagonal().zero_()
-    rest = _best_split(lengths, g)
+    tilts = column_sums(g * g)
     total = math.fsum(lengths.tolist())
+    rest = torch.zeros_like(lengths, dtype=torch.bool)
+    if float((tilts * lengths).sum()) / 2 > float(lengths.min()):  # else nothing that is left out costs as little
+        rest = _best_split(lengths, g)
+        g[rest] = 0.0
+        tilts = column_sums(g * g)
     left_out = math.fsum(lengths[rest].tolist()) * _UP
-    g[rest] = 0.0
-    tilt = column_sums(g * g).sqrt() * _UP + math.sqrt(p) * (product_gamma(q) + 4 * UNIT) * _UP
+    tilt = tilts.sqrt() * _UP + math.sqrt(p) * (gamma(q) + 4 * UNIT) * _UP
     del g
     half = sum_gamma(max(p, q))  # of rᵢᵢ, gᵢᵢ and of each length
     s, diagonal, kept = lengths.tolist(), (own - 1.0).tolist(), (~rest).tolist()

@@ -147,9 +147,9 @@ def _proven(made: Factor, matrix: torch.Tensor) -> Factor:
     d = matrix.shape[0]
     frobenius, spectral = gram_gap(matrix, made.f, triangular=True)
     inverse = halves.inverse(made.f)
-    left = halves.lower_product(inverse, made.f, multiply=product)
+    left = halves.lower_product(inverse, made.f)
     left.diagonal().sub_(1.0)
-    rest = norm(left) + (product_gamma(d) + UNIT) * norm(inverse) * norm(made.f)
+    rest = norm(left) + (gamma(d) + UNIT) * norm(inverse) * norm(made.f)
     diagonal, total = None, math.inf
     if rest < 0.5:  # (LLᵀ)⁻¹ = L⁻ᵀL⁻¹ and L⁻¹ = (I + rest)⁻¹ J
         total = (norm(inverse) / (1.0 - rest)) ** 2

@@ -21,7 +21,8 @@ _BLOCKED = 512
 Multiply = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def _bands(n: int, device: torch.device) -> list[tuple[int, int]]:
+def bands(n: int, device: torch.device) -> list[tuple[int, int]]:
+    """[start, end) of the bands that n rows or columns are taken in."""
     count = min(_BANDS, n) if n >= _BLOCKED and device.type == "cpu" else 1
     return list(itertools.pairwise(n * i // count for i in range(count + 1)))
 
@@ -35,7 +36,7 @@ def lower_outer(
     """
     n, k = a.shape[-2:]
     out = a.new_empty(*a.shape[:-2], n, n)
-    for start, end in _bands(n, a.device):
+    for start, end in bands(n, a.device):
         inner = min(end, k) if triangular else k
         out[..., start:, start:end] = multiply(a[..., start:, :inner], b[..., start:end, :inner].mT)
     return out
@@ -43,9 +44,7 @@ def lower_outer(
 
 def mirrored(lower: torch.Tensor) -> torch.Tensor:
     """The symmetric matrix whose lower half is given, in its memory."""
-    for (start, end), (first, last) in itertools.combinations_with_replacement(
-        _bands(lower.shape[-1], lower.device), 2
-    ):
+    for (start, end), (first, last) in itertools.combinations_with_replacement(bands(lower.shape[-1], lower.device), 2):
         block = lower[..., first:last, start:end]
         if start == first:
             block.tril_().add_(block.tril(-1).mT)
@@ -59,8 +58,8 @@ def transposed_product(
 ) -> torch.Tensor:
     """aᵀ b for a [d, p], b [d, q], of which those that ``triangular`` says are lower triangular."""
     out = a.new_empty(a.shape[1], b.shape[1])
-    rows = _bands(a.shape[1], a.device) if triangular[0] else [(0, a.shape[1])]
-    columns = _bands(b.shape[1], b.device) if triangular[1] else [(0, b.shape[1])]
+    rows = bands(a.shape[1], a.device) if triangular[0] else [(0, a.shape[1])]
+    columns = bands(b.shape[1], b.device) if triangular[1] else [(0, b.shape[1])]
     for (start, end), (first, last) in itertools.product(rows, columns):
         above = max(start if triangular[0] else 0, first if triangular[1] else 0)
         out[start:end, first:last] = multiply(a[above:, start:end].T, b[above:, first:last])
@@ -70,7 +69,7 @@ def transposed_product(
 def lower_product(a: torch.Tensor, b: torch.Tensor, *, multiply: Multiply = torch.matmul) -> torch.Tensor:
     """a b for lower triangular a, b [..., n, n]."""
     out = torch.zeros_like(a)
-    for (start, end), (first, last) in itertools.combinations_with_replacement(_bands(a.shape[-1], a.device), 2):
+    for (start, end), (first, last) in itertools.combinations_with_replacement(bands(a.shape[-1], a.device), 2):
         out[..., first:last, start:end] = multiply(a[..., first:last, start:last], b[..., start:last, start:end])
     return out
 
@@ -78,7 +77,7 @@ def lower_product(a: torch.Tensor, b: torch.Tensor, *, multiply: Multiply = torc
 def inverse(low: torch.Tensor) -> torch.Tensor:
     """The inverse of lower triangular [..., n, n], as good as forward substitution makes it."""
     out = torch.eye(low.shape[-1], dtype=low.dtype, device=low.device).expand_as(low).contiguous()
-    for start, end in _bands(low.shape[-1], low.device):
+    for start, end in bands(low.shape[-1], low.device):
         part = out[..., start:, start:end]
         out[..., start:, start:end] = torch.linalg.solve_triangular(low[..., start:, start:], part, upper=False)
     return out
