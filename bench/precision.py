@@ -30,7 +30,7 @@ import fastfid
 from fastfid.demo.disturbances import DISTURBANCES
 from fastfid.demo.images import make_images
 from fastfid.extractors import PRECISIONS, Extractor, accepted_precisions, folded, inception_extractor
-from fastfid.pipeline import prepare
+from fastfid.passes.pipeline import prepare
 
 SIZE_PX = 128
 BATCH = 24

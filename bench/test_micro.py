@@ -19,8 +19,8 @@ from PIL import Image
 
 import fastfid
 from fastfid import RaggedImages, resize_normalize
-from fastfid._dispatch import function_for, report
 from fastfid.extractors import InceptionV3, inception_extractor, load_weights
+from fastfid.runtime.dispatch import function_for, report
 
 pytest.importorskip("pytest_benchmark")
 pytestmark = pytest.mark.benchmark(min_rounds=3, max_time=0.5, warmup=False)

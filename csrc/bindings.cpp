@@ -1,5 +1,5 @@
 // fastfid._C: the only file that knows Python. Host memory arrives as buffers, GPU memory as (address, bytes); the
-// integers that lead into them are checked in border.cpp. fastfid/_native.py is the only importer.
+// integers that lead into them are checked in border.cpp. fastfid/runtime/native.py is the only importer.
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
@@ -129,8 +129,8 @@ class Tables {
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
-    module.doc() = "Compiled core of fastfid; reach it through fastfid._native.";
-    module.attr("interface") = 4;  // fastfid/_native.py refuses a module built from other sources
+    module.doc() = "Compiled core of fastfid; reach it through fastfid.runtime.native.";
+    module.attr("interface") = 4;  // fastfid/runtime/native.py refuses a module built from other sources
     module.def("build_info", &build_info, "What this module was built with, and the CPU levels that run here.");
     module.def(
         "resample_cpu",

@@ -9,43 +9,43 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from fastfid.runtime.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from fastfid.api import fid, stats
-    from fastfid.distance import FrechetResult, frechet, frechet_distance, frechet_many, frechet_moments
+    from fastfid.distance.frechet import FrechetResult, frechet, frechet_distance, frechet_many, frechet_moments
+    from fastfid.distance.gaussian import FrechetReference
+    from fastfid.distance.loss import frechet_loss
+    from fastfid.evaluation.results import FIDResult
     from fastfid.evaluator import Evaluator
     from fastfid.extractors import Extractor, as_extractor, inception_extractor
-    from fastfid.gaussian import FrechetReference
-    from fastfid.grouped import GroupedMoments
     from fastfid.linalg.polar_factor import nuclear_norm, polar
     from fastfid.linalg.products import trace_sqrtm_product
     from fastfid.linalg.roots import sqrtm
-    from fastfid.loss import frechet_loss
     from fastfid.moments import Moments
+    from fastfid.moments.grouped import GroupedMoments
     from fastfid.protocols import PROTOCOLS, Protocol, protocol
     from fastfid.resample import RaggedImages, resize_normalize
-    from fastfid.results import FIDResult
 
 _PUBLIC = {
     "Evaluator": "fastfid.evaluator",
     "Extractor": "fastfid.extractors",
     "as_extractor": "fastfid.extractors",
     "inception_extractor": "fastfid.extractors",
-    "FrechetReference": "fastfid.gaussian",
-    "FrechetResult": "fastfid.distance",
-    "GroupedMoments": "fastfid.grouped",
+    "FrechetReference": "fastfid.distance.gaussian",
+    "FrechetResult": "fastfid.distance.frechet",
+    "GroupedMoments": "fastfid.moments.grouped",
     "Moments": "fastfid.moments",
-    "frechet": "fastfid.distance",
-    "frechet_distance": "fastfid.distance",
-    "frechet_loss": "fastfid.loss",
-    "frechet_many": "fastfid.distance",
-    "frechet_moments": "fastfid.distance",
+    "frechet": "fastfid.distance.frechet",
+    "frechet_distance": "fastfid.distance.frechet",
+    "frechet_loss": "fastfid.distance.loss",
+    "frechet_many": "fastfid.distance.frechet",
+    "frechet_moments": "fastfid.distance.frechet",
     "nuclear_norm": "fastfid.linalg.polar_factor",
     "polar": "fastfid.linalg.polar_factor",
     "sqrtm": "fastfid.linalg.roots",
     "trace_sqrtm_product": "fastfid.linalg.products",
-    "FIDResult": "fastfid.results",
+    "FIDResult": "fastfid.evaluation.results",
     "PROTOCOLS": "fastfid.protocols",
     "Protocol": "fastfid.protocols",
     "fid": "fastfid.api",

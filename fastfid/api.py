@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from fastfid._metadata import missing_shards
-from fastfid._output import Target
 from fastfid.distributed import asked, joined
 from fastfid.errors import OutputError, RankError
+from fastfid.evaluation.job import Job
+from fastfid.evaluation.results import FIDResult
 from fastfid.extractors import TAPS
-from fastfid.job import Job
 from fastfid.moments import Moments
+from fastfid.moments.metadata import missing_shards
 from fastfid.protocols import DEFAULT, Protocol
-from fastfid.results import FIDResult
+from fastfid.runtime.output import Target
 from fastfid.sources import Key, Shard, Source
 
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import click
 
-import fastfid
+from fastfid.runtime.version import VERSION
 
 EXIT_DEFECT, EXIT_DATA, EXIT_WEIGHTS, EXIT_DEVICE, EXIT_RANK, EXIT_OUTPUT = 1, 3, 4, 5, 6, 7
 EXIT_INTERRUPTED, EXIT_PIPE = 130, 141
@@ -45,7 +45,7 @@ class _Program(click.Group):
 
 
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.version_option(fastfid.__version__, prog_name="fastfid")
+@click.version_option(VERSION, prog_name="fastfid")
 def main() -> None:
     """Exact and fast Fréchet Inception Distance, by every known protocol."""
 
@@ -109,7 +109,7 @@ def _judged(error: Exception) -> tuple[int, str]:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return EXIT_DEFECT, (
-        f"a defect in fastfid {fastfid.__version__}: {type(error).__name__}: {error}{where}. Please report it, with "
+        f"a defect in fastfid {VERSION}: {type(error).__name__}: {error}{where}. Please report it, with "
         "what FASTFID_DEBUG=1 shows in addition"
     )
 
@@ -124,7 +124,7 @@ def _lacks_memory(error: Exception) -> bool:
 
 
 def _interrupted() -> None:
-    from fastfid._output import leave_nothing
+    from fastfid.runtime.output import leave_nothing
 
     leave_nothing()
     _end("interrupted", EXIT_INTERRUPTED)
@@ -161,7 +161,7 @@ def _deliver(
 
 def _prove(json_path: str | None) -> None:
     """Before the work, on the process that will write."""
-    from fastfid._output import Target
+    from fastfid.runtime.output import Target
 
     if json_path not in (None, "-"):
         Target(str(json_path)).prove(1 << 16)
@@ -296,9 +296,9 @@ def stats(images: str, output: str, quiet: bool, alone: bool, **settings: Any) -
 def merge(files: tuple[str, ...], output: str) -> None:
     """Join statistics of disjoint sets, or of the shards of one, that fastfid stats wrote."""
     with _failures():
-        from fastfid._metadata import missing_shards
         from fastfid.api import merge as join
         from fastfid.errors import OutputError
+        from fastfid.moments.metadata import missing_shards
 
         failed: list[Exception] = []
         try:
@@ -320,8 +320,8 @@ def _counted(moments: Any) -> str:
 
 def _say_all(lines: list[str], failed: list[Exception]) -> None:
     """Statistics were made, and written unless ``failed`` says otherwise; lines that say so."""
-    from fastfid._shown import shown
     from fastfid.report.delivery import Delivery
+    from fastfid.runtime.shown import shown
 
     delivery = Delivery(lines[0])
     delivery.show(lambda: "".join(f"{shown(line)}\n" for line in lines))
@@ -360,11 +360,11 @@ def info() -> None:
 def demo(out: str, count: int, weights: str | None, quiet: bool) -> None:
     """The main job on embedded data, offline: disturb an image set and watch the distance grow."""
     with _failures():
-        from fastfid._shown import shown
         from fastfid.demo.run import PLOT, run_demo
         from fastfid.report.delivery import Delivery, complain, drawn
         from fastfid.report.plot import plot_disturbances
         from fastfid.report.table import demo_curves, demo_lines, demo_table, demo_title
+        from fastfid.runtime.shown import shown
 
         done = run_demo(out, count=count, weights=weights, report=complain, progress=not quiet)
         plot = done.folder / PLOT

@@ -14,15 +14,15 @@ import torch
 from fastfid.agreement import twins
 from fastfid.distributed import World, asked, joined, merge_across
 from fastfid.errors import SetWarning
-from fastfid.job import Job, Side
+from fastfid.evaluation.job import Job, Side
+from fastfid.evaluation.results import FIDResult, SetInfo
 from fastfid.moments import Moments
-from fastfid.pipeline import Reading, features_of
+from fastfid.moments.inputs import feature_matrix
+from fastfid.passes.pipeline import Reading, features_of
+from fastfid.passes.tally import FeatureBatch, Tally
 from fastfid.protocols import DEFAULT, Protocol
-from fastfid.results import FIDResult, SetInfo
-from fastfid.scatter.inputs import feature_matrix
 from fastfid.sources import Key, open_item
 from fastfid.sources.unread import by_reason
-from fastfid.tally import FeatureBatch, Tally
 
 
 class Evaluator:

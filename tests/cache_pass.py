@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastfid.cache import FeatureCache, Key, PassState, Recording, features_key, record_checkpoints
+from fastfid.passes.store import FeatureCache, Key, PassState, Recording, features_key, record_checkpoints
 from fastfid.protocols import protocol
 from fastfid.sources import Source, open_source
 

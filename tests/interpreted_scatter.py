@@ -9,10 +9,10 @@ import tolerances as tol
 import torch
 
 from fastfid.kernels import scatter as kernels
+from fastfid.moments.engine_triton import accumulate
+from fastfid.moments.segments import Segments
+from fastfid.moments.update import mirrored
 from fastfid.reference.moments import two_pass
-from fastfid.scatter.engine_triton import accumulate
-from fastfid.scatter.segments import Segments
-from fastfid.scatter.update import mirrored
 
 BLOCK = kernels.PLAIN["BLOCK"]
 SHAPES = [(1, 1), (2, 3), (17, BLOCK - 1), (33, BLOCK), (70, BLOCK + 1)]

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 import fastfid
-from fastfid._output import Target
-from fastfid.cache import checkpoint, recording
+from fastfid.passes.store import checkpoint, recording
 from fastfid.report.json_file import write_json
+from fastfid.runtime.output import Target
 
 
 def run(kind: str, keep: str, started: Any = None) -> None:

@@ -56,7 +56,7 @@ def run_inside(folder: str, arguments: list[str]) -> int:
 
     sys.modules["fastfid._C"] = module
     fastfid._C = module  # type: ignore[attr-defined]
-    from fastfid import _native
+    from fastfid.runtime import native as _native
 
     assert _native.module() is module
     tests = [str(ROOT / "tests" / name) for name in TESTS]

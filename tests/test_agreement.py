@@ -388,7 +388,7 @@ def test_evaluators_that_differ_or_took_the_same(tmp_path: Path) -> None:
 
 def resume(folder_: Path, checkpoint: Path | None) -> tuple[Any, ...]:
     """A pass that keeps its state after every batch."""
-    from fastfid import keeping
+    from fastfid.passes import keeping
 
     if checkpoint is not None:
         keeping.record_checkpoints = partial(keeping.record_checkpoints, every_s=0.0)  # type: ignore[assignment]

@@ -30,9 +30,9 @@ from PIL import Image, ImageFile
 from random_inception import shared_state
 
 import fastfid
-from fastfid import _arithmetic
 from fastfid.extractors.adapters import _Inception, as_extractor
 from fastfid.extractors.weights import WeightsInfo
+from fastfid.runtime import arithmetic as _arithmetic
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastfid.errors.FastFIDWarning")
 

@@ -15,9 +15,9 @@ from images import photos, write_folder
 from PIL import Image
 
 import fastfid
-from fastfid.cache import recording
 from fastfid.cli import main
 from fastfid.errors import CacheError, CacheWarning
+from fastfid.passes.store import recording
 from fastfid.sources.base import Source
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastfid.errors.SmallSampleWarning")
@@ -59,7 +59,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
 @pytest.fixture
 def every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint after each batch."""
-    from fastfid.cache import checkpoint
+    from fastfid.passes.store import checkpoint
 
     monkeypatch.setattr(checkpoint.Checkpoint, "due", lambda self: True)
     assert recording.Checkpoint is checkpoint.Checkpoint

@@ -13,10 +13,10 @@ import torch
 from random_inception import images, shared_state
 
 import fastfid
-from fastfid import _arithmetic
-from fastfid._arithmetic import convolve, ieee_convolutions, ieee_products, ordinary, stated
 from fastfid.errors import SlowPathWarning
 from fastfid.extractors.folded import FoldedInception
+from fastfid.runtime import arithmetic as _arithmetic
+from fastfid.runtime.arithmetic import convolve, ieee_convolutions, ieee_products, ordinary, stated
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 BACKENDS: Any = torch.backends

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from fastfid.bench import quick
 from fastfid.bench.timing import quantiles
 from fastfid.cli import main
-from fastfid.distance import frechet_distance
+from fastfid.distance.frechet import frechet_distance
 from fastfid.moments import Moments
 
 

@@ -17,8 +17,9 @@ import pytest
 import torch
 
 import fastfid
-from fastfid import _dispatch, _native
 from fastfid.errors import BackendUnavailableError
+from fastfid.runtime import dispatch as _dispatch
+from fastfid.runtime import native as _native
 
 ROOT = Path(__file__).resolve().parent.parent
 SETUP = ROOT / "setup.py"

@@ -12,8 +12,8 @@ import torch
 from cache_pass import DIM, Interrupted, all_features, cached_bits, compete, key_of, processes, run_pass
 from images import photo, photos, png, write_folder
 
-from fastfid.cache import FeatureCache, Recording, identify, recording
 from fastfid.errors import CacheWarning
+from fastfid.passes.store import FeatureCache, Recording, identify, recording
 from fastfid.protocols import protocol
 from fastfid.sources import Source, open_source
 

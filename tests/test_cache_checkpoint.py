@@ -10,10 +10,10 @@ import pytest
 from cache_pass import Interrupted, all_features, key_of, noise, pass_until_killed, processes, recording_of, run_pass
 from images import photos, write_folder
 
-from fastfid.cache import FeatureCache, PassState, checkpoint, record_checkpoints
-from fastfid.cache.checkpoint import Checkpoint
-from fastfid.cache.tensorfile import TensorFile
 from fastfid.errors import CacheError, CacheWarning, OutputError
+from fastfid.passes.store import FeatureCache, PassState, checkpoint, record_checkpoints
+from fastfid.passes.store.checkpoint import Checkpoint
+from fastfid.passes.store.tensorfile import TensorFile
 from fastfid.sources import Source, open_source
 
 
@@ -76,7 +76,7 @@ def test_moments_and_features(
 def test_features_beyond_the_checkpoint_are_cut_off(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastfid.cache.recording._PIECE_BYTES", 1)  # each batch goes to the disk at once
+    monkeypatch.setattr("fastfid.passes.store.recording._PIECE_BYTES", 1)  # each batch goes to the disk at once
     cache, offered = FeatureCache(tmp_path / "cache"), Checkpoint.due
     monkeypatch.setattr(Checkpoint, "due", lambda self: offered(self) and not self.path.exists())
     with pytest.raises(Interrupted):

@@ -13,9 +13,9 @@ import torch
 from cache_pass import settle
 from images import photo, photos, png, write_folder, write_zip
 
-from fastfid.cache import content, identify, refusal
 from fastfid.errors import CacheWarning
 from fastfid.extractors import WeightsInfo, as_extractor
+from fastfid.passes.store import content, identify, refusal
 from fastfid.sources import Decode, open_source
 
 DEEP = Decode(recursive=True)

@@ -13,10 +13,10 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
-from fastfid.cache import tensorfile
-from fastfid.cache.state import PassState, from_file, to_arrays
-from fastfid.cache.tensorfile import HEADER_BYTES, Rows, TensorFile
 from fastfid.errors import BadImageError, CacheError
+from fastfid.passes.store import tensorfile
+from fastfid.passes.store.state import PassState, from_file, to_arrays
+from fastfid.passes.store.tensorfile import HEADER_BYTES, Rows, TensorFile
 
 
 def streamed(path: Path, parts: list[np.ndarray], **arrays: np.ndarray) -> Path:

@@ -185,7 +185,8 @@ def test_ctrl_c_leaves_no_file(sets: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("inside", [False, True])
 def test_ctrl_c_leaves_nothing_wherever_it_comes(inside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the words' reading or in the work, in the moment in which a temporary is made: 130, and it is removed."""
-    from fastfid import _output, cli
+    from fastfid import cli
+    from fastfid.runtime import output as _output
 
     def pressed(*_args: object, **_settings: object) -> None:
         file, part = _output.temporary(tmp_path / "r.json")

@@ -21,14 +21,15 @@ from click.testing import CliRunner, Result
 from images import photos, write_folder
 
 import fastfid
-from fastfid import _output, _progress
-from fastfid._shown import shown
 from fastfid.bench.quick import Line, Quick
 from fastfid.cli import main
 from fastfid.demo.disturbances import DISTURBANCES
 from fastfid.demo.run import Demo, Series
 from fastfid.distributed import World
 from fastfid.errors import IncomparableError, OutputError, RankError
+from fastfid.runtime import output as _output
+from fastfid.runtime import progress as _progress
+from fastfid.runtime.shown import shown
 from fastfid.sources.base import Source
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastfid.errors.FastFIDWarning")
@@ -126,7 +127,7 @@ def test_checkpoints_are_tried_before_the_work(
         (sets / f"c.{role}").write_bytes(b"?")
     elif trouble == "of another run":
         with monkeypatch.context() as patch:
-            patch.setattr("fastfid.cache.recording.Recording.discard", lambda self: None)
+            patch.setattr("fastfid.passes.store.recording.Recording.discard", lambda self: None)
             call(*COMPARE, "--checkpoint", "c", "--batch-size", "4")
         (sets / ("c.gen" if role == "ref" else "c.ref")).unlink()
     before = left(sets)
@@ -150,7 +151,7 @@ def test_what_a_table_could_not_say(sets: Path, monkeypatch: pytest.MonkeyPatch)
     assert "KeyError: 'column'" in done.stderr
     assert "FASTFID_DEBUG=1" in done.stderr
     assert json.loads((sets / "r.json").read_text())["fd"]["value"] == result.value
-    monkeypatch.setattr("fastfid.results.FIDResult.to_dict", broken)
+    monkeypatch.setattr("fastfid.evaluation.results.FIDResult.to_dict", broken)
     for words in ((), ("--json", "-"), ("--json", "s.json")):
         done = call(*COMPARE, *words)
         assert repr(result.value) in done.stdout
@@ -210,7 +211,7 @@ def test_a_process_that_is_lost_after_the_distance_takes_it_not_along(
         fastfid.fid("ref", "gen", extractor="net.pt", device="cpu")
     assert f"{failed.value.result:.6f}" == want
     lost.result = None
-    monkeypatch.setattr("fastfid.job.Job.measure", lambda *_: (_ for _ in ()).throw(lost))
+    monkeypatch.setattr("fastfid.evaluation.job.Job.measure", lambda *_: (_ for _ in ()).throw(lost))
     done = call(*COMPARE)
     assert (done.exit_code, done.stdout) == (6, "")
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 import fastfid
 from fastfid.errors import IncomparableError, SmallSampleWarning
+from fastfid.passes.pipeline import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastfid.errors.FastFIDWarning")
 
@@ -55,7 +56,7 @@ def test_every_kind_of_update() -> None:
     mine.update(list(MADE[20:30]))
     mine.update([Image.fromarray(image) for image in MADE[30:40]])
     with torch.no_grad():
-        mine.update_features(MEANS(fastfid.pipeline.prepare(torch.from_numpy(MADE[40:]), fastfid.protocol(), CPU)))
+        mine.update_features(MEANS(prepare(torch.from_numpy(MADE[40:]), fastfid.protocol(), CPU)))
     whole = evaluator(batch_size=100)
     whole.update(MADE)
     assert mine.n == whole.n == 45
@@ -77,7 +78,7 @@ def test_compute_changes_nothing_and_reset_forgets() -> None:
 
 
 def test_the_reference_is_measured_and_factorised_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastfid import gaussian
+    from fastfid.distance.frechet import gaussian
 
     made = []
     kept = gaussian.factor

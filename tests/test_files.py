@@ -27,11 +27,11 @@ from images import encoded, photo, photos, png, write_folder, write_zip
 from PIL import Image, ImageFile
 
 import fastfid
-from fastfid import _files
-from fastfid.cache.tensorfile import TensorFile
 from fastfid.errors import BadImageError, CacheError, WeightsCorruptError, WeightsNotFoundError, WorkerError
 from fastfid.extractors import as_extractor, load_weights
 from fastfid.extractors.weights import read_state
+from fastfid.passes.store.tensorfile import TensorFile
+from fastfid.runtime import files as _files
 from fastfid.sources import Decode, base, is_statistics, members, open_source
 from fastfid.sources.decode import decode_image
 

@@ -23,11 +23,11 @@ from images import KINDS, encoded, photo, photos, png
 from PIL import Image
 
 import fastfid
-from fastfid.cache import PassState
-from fastfid.cache.checkpoint import Checkpoint
-from fastfid.cache.tensorfile import TensorFile, write
 from fastfid.errors import BadImageError, WeightsCorruptError
 from fastfid.extractors import as_extractor, weights
+from fastfid.passes.store import PassState
+from fastfid.passes.store.checkpoint import Checkpoint
+from fastfid.passes.store.tensorfile import TensorFile, write
 from fastfid.sources import is_statistics, open_source
 from fastfid.sources.decode import decode_image
 

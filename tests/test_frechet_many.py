@@ -152,7 +152,7 @@ def test_many_hands_single_stragglers_over(rng: Rng) -> None:
 
 
 def test_the_reference_factor_is_made_once(rng: Rng, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fastfid.gaussian as gaussian
+    import fastfid.distance.gaussian as gaussian
 
     calls = []
     real = gaussian.factor

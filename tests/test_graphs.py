@@ -11,8 +11,6 @@ import torch
 from random_inception import images, shared_state
 from torch import Tensor
 
-from fastfid import _graphs
-from fastfid._graphs import Graphed
 from fastfid.errors import SlowPathWarning
 from fastfid.extractors import folded
 from fastfid.extractors.folded import FoldedInception
@@ -20,6 +18,8 @@ from fastfid.linalg import iteration, nuclear
 from fastfid.linalg.coefficients import composition
 from fastfid.linalg.engine_torch import products
 from fastfid.linalg.iteration import Products
+from fastfid.runtime import graphs as _graphs
+from fastfid.runtime.graphs import Graphed
 
 
 class FakeGraphs:

@@ -38,7 +38,7 @@ PHASES = {
     "decoding processes": ("folder.decode_image = stuck", ["set", "--extractor", "mean.pt", "--num-workers", "2"]),
     "archive": ("npz._fill = stuck", ["set.npz", "--extractor", "mean.pt"]),
     "download": ("weights.urllib.request.urlopen = stuck", ["set"]),
-    "hashing": ("from fastfid.cache import content; content._file_digest = stuck; hangs = 0.1",
+    "hashing": ("from fastfid.passes.store import content; content._file_digest = stuck; hangs = 0.1",
                 ["set", "--extractor", "mean.pt", "--cache", "cache"]),
 }  # fmt: skip
 

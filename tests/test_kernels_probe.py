@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastfid import _dispatch
 from fastfid.errors import BackendUnavailableError
 from fastfid.kernels import probe
+from fastfid.runtime import dispatch as _dispatch
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import tolerances as tol
 import torch
 
 import fastfid
-from fastfid._dispatch import report
 from fastfid.linalg import iteration, nuclear
 from fastfid.linalg.coefficients import Quintic, composition, minimax_quintic
 from fastfid.linalg.engine_torch import products
 from fastfid.linalg.iteration import Products, polar_iteration
 from fastfid.reference import linalg as plain
+from fastfid.runtime.dispatch import report
 
 Rng = np.random.Generator
 

@@ -10,10 +10,10 @@ import tolerances as tol
 import torch
 
 import fastfid
-from fastfid._dispatch import backend_for, report
+from fastfid.moments.segments import Segments
+from fastfid.moments.update import mirrored
 from fastfid.reference.moments import two_pass
-from fastfid.scatter.segments import Segments
-from fastfid.scatter.update import mirrored
+from fastfid.runtime.dispatch import backend_for, report
 
 pytestmark = pytest.mark.gpu
 pytest.importorskip("triton", reason="the scatter kernels are Triton's")
@@ -64,7 +64,7 @@ def test_torch_is_chosen_unless_the_kernels_are_asked_for(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("b", "d"), [(1, 5), (63, 63), (64, 64), (65, 65), (1000, 129), (9000, 512), (5000, 2048)])
 @pytest.mark.parametrize("precision", ["float64", "mixed"])
 def test_kernels(b: int, d: int, dtype: torch.dtype, precision: str) -> None:
-    from fastfid.scatter.engine_triton import accumulate
+    from fastfid.moments.engine_triton import accumulate
 
     x = features(b, d, dtype)
     mean = torch.zeros(1, d, dtype=torch.float64, device="cuda")
@@ -77,7 +77,7 @@ def test_kernels(b: int, d: int, dtype: torch.dtype, precision: str) -> None:
 
 @pytest.mark.parametrize("precision", ["float64", "mixed"])
 def test_grouped_kernels(precision: str) -> None:
-    from fastfid.scatter.engine_triton import accumulate
+    from fastfid.moments.engine_triton import accumulate
 
     counts = torch.tensor([0, 1, 4500, 37, 0, 800])
     group = torch.repeat_interleave(torch.arange(6), counts)[torch.randperm(int(counts.sum()))].cuda()

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tolerances as tol
 import torch
+from fastfid.scatter import engine_torch
 
 import fastfid
+from fastfid.moments.update import mirrored
 from fastfid.reference.moments import two_pass
-from fastfid.scatter import engine_torch
-from fastfid.scatter.update import mirrored
 
 Rng = np.random.Generator
 

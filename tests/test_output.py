@@ -22,14 +22,14 @@ from cache_pass import key_of
 from PIL import Image
 
 import fastfid
-from fastfid import _output
-from fastfid._output import Target, sweep, temporary
 from fastfid.api import merge
-from fastfid.cache import PassState, tensorfile
-from fastfid.cache.checkpoint import Checkpoint
 from fastfid.errors import OutputError
+from fastfid.passes.store import PassState, tensorfile
+from fastfid.passes.store.checkpoint import Checkpoint
 from fastfid.report.json_file import write_json
 from fastfid.report.plot import Curve, plot_disturbances
+from fastfid.runtime import output as _output
+from fastfid.runtime.output import Target, sweep, temporary
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 5, 5, 3), dtype=np.uint8)
 MOMENTS = fastfid.Moments.from_features(np.random.default_rng(1).standard_normal((5, 3)))

@@ -12,9 +12,10 @@ import torch
 from tolerances import check
 
 import fastfid
-from fastfid import _native, resize_normalize
+from fastfid import resize_normalize
 from fastfid.resample._engines import run_blocks
 from fastfid.resample._filters import Rule, table
+from fastfid.runtime import native as _native
 
 LEVELS = str(_native.build_info().get("cpu_levels", "")).split(";")
 

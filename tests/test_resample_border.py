@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import fastfid
-from fastfid import RaggedImages, _native, resize_normalize
+from fastfid import RaggedImages, resize_normalize
 from fastfid.resample._filters import Rule, table
+from fastfid.runtime import native as _native
 
 CALLS = int(os.environ.get("FASTFID_FUZZ_CALLS", "3000"))
 EXTREMES = [

@@ -9,7 +9,8 @@ import pytest
 import torch
 from test_resample import RULES, SIZES, name_of, pixels
 
-from fastfid import RaggedImages, _native, resize_normalize
+from fastfid import RaggedImages, resize_normalize
+from fastfid.runtime import native as _native
 
 pytestmark = pytest.mark.gpu
 

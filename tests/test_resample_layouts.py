@@ -14,8 +14,9 @@ from test_resample import LEVELS, by_blocks, pixels
 from tolerances import check
 
 import fastfid
-from fastfid import _native, resize_normalize
+from fastfid import resize_normalize
 from fastfid.resample._filters import Rule, table
+from fastfid.runtime import native as _native
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from fastfid.passes.staging import Staging
 from fastfid.resample import RaggedImages
-from fastfid.staging import Staging
 
 
 class Device:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import PIL
 
-import fastfid
 from fastfid.agreement.claims import agree_on_sets, alike
 from fastfid.agreement.loaders import repeated_by_sampler, require_whole
 from fastfid.agreement.watch import OwnItems, SharedItems, StreamWatch, Watch
 from fastfid.distributed import World
 from fastfid.moments import Moments
+from fastfid.runtime.version import VERSION
 from fastfid.sources import BatchesSource, Shard, Source
 
 _FROM_PYTHON = ("array", "dataset", "batches")
@@ -64,7 +64,7 @@ class Sharing:
             "arguments": [role for role, _, _ in given],
             **settings,
             "distributed": "own" if self.own else "shared",
-            "version of fastfid": fastfid.__version__,
+            "version of fastfid": VERSION,
             "version of Pillow": PIL.__version__,
         }
         alike(self.world, "settings", facts, "Start them with the same command, in the same environment.")

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fastfid._output import Target, sweep
 from fastfid.api import fid, stats
 from fastfid.demo.disturbances import DISTURBANCES, Disturbance
 from fastfid.demo.images import make_images
 from fastfid.errors import OutputError, WeightsNotFoundError
+from fastfid.evaluation.results import FIDResult
 from fastfid.extractors import find_weights, inception_extractor
-from fastfid.results import FIDResult
+from fastfid.runtime.output import Target, sweep
 
 SIZE_PX = 128
 PLOT = "distances.png"

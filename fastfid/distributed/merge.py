@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from fastfid import _metadata
 from fastfid.distributed.world import World
 from fastfid.moments import Moments
+from fastfid.moments import metadata as _metadata
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastfid._arithmetic import convolve, ieee_convolutions, stated
-from fastfid._checks import a_device, plain_array, shared_tensor
-from fastfid._files import check_sums, reading
 from fastfid.extractors.folded import FoldedInception
 from fastfid.extractors.inception import (
     BATCH_NORM_EPS,
@@ -34,6 +31,9 @@ from fastfid.extractors.inception import (
 )
 from fastfid.extractors.precision import PRECISIONS, RangeGuard, check_precision
 from fastfid.extractors.weights import WeightsInfo, file_sha256, load_weights, state_sha256
+from fastfid.runtime.arithmetic import convolve, ieee_convolutions, stated
+from fastfid.runtime.checks import a_device, plain_array, shared_tensor
+from fastfid.runtime.files import check_sums, reading
 
 INCEPTION_NAME = "inception-v3"
 

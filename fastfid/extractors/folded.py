@@ -26,8 +26,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastfid._arithmetic import convolve, ieee_convolutions, stated
-from fastfid._graphs import Graphed
 from fastfid.errors import SlowPathWarning
 from fastfid.extractors.inception import (
     BATCH_NORM_EPS,
@@ -39,6 +37,8 @@ from fastfid.extractors.inception import (
     walk,
 )
 from fastfid.extractors.precision import PRECISIONS, RangeGuard
+from fastfid.runtime.arithmetic import convolve, ieee_convolutions, stated
+from fastfid.runtime.graphs import Graphed
 
 WIDENED = (
     "torch.backends' fp32_precision (before torch 2.9 set_float32_matmul_precision) makes float32 convolutions on this "

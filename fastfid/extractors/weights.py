@@ -30,10 +30,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastfid._files import check_sums, open_regular, open_zip, reading
 from fastfid.errors import WeightsCorruptError, WeightsNotFoundError
 from fastfid.extractors.inception import parameter_shapes
 from fastfid.extractors.random_weights import DEFAULT_SEED, random_state
+from fastfid.runtime.files import check_sums, open_regular, open_zip, reading
 
 OFFICIAL_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 FILE_NAMES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")

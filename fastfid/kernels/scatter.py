@@ -47,7 +47,7 @@ import triton.language as tl
 from fastfid.kernels.symmetric import lower_tile
 
 Segments = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""int64 row numbers sorted by group [b], their groups [b], offsets [G + 1]; as fastfid.scatter.segments.Segments."""
+"""int64 row numbers sorted by group [b], their groups [b], offsets [G + 1]; as fastfid.moments.segments.Segments."""
 
 PLAIN = {"BLOCK": 64, "BLOCK_K": 16, "num_warps": 8, "num_stages": 3}
 SLICED = {"BLOCK": 64, "BLOCK_K": 64, "num_warps": 8, "num_stages": 3}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fastfid._checks import dense, plain_array, shared_tensor
+from fastfid.runtime.checks import dense, plain_array, shared_tensor
 
 EPS = float(torch.finfo(torch.float64).eps)
 

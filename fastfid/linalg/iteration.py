@@ -30,8 +30,6 @@ from typing import NamedTuple
 
 import torch
 
-from fastfid._arithmetic import ieee_products, stated
-from fastfid._graphs import Graphed
 from fastfid.linalg import halves
 from fastfid.linalg.coefficients import Quintic, composition
 from fastfid.linalg.enclosure import (
@@ -44,6 +42,8 @@ from fastfid.linalg.enclosure import (
     product_gamma,
     sum_gamma,
 )
+from fastfid.runtime.arithmetic import ieee_products, stated
+from fastfid.runtime.graphs import Graphed
 
 STAGES = (1e-5, 1e-4, 1e-4, 1e-4)
 """Decades of singular values per stage, 17 in all: below eps nothing can be told from rounding."""

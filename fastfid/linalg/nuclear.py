@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import torch
 
-from fastfid._dispatch import function_for
 from fastfid.linalg import enclosure
 from fastfid.linalg.enclosure import Enclosure
 from fastfid.linalg.halves import lower_outer
 from fastfid.linalg.iteration import PolarIterate, Products, polar_iteration, precision_for
+from fastfid.runtime.dispatch import function_for
 
 NS_RTOL = 1e-8
 """Widest relative enclosure the polar iteration is content with, whatever looser one is asked for."""

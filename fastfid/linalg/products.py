@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastfid._checks import a_tolerance
 from fastfid.linalg.factors import Factor, factor
 from fastfid.linalg.inputs import covariance, real_tensor
 from fastfid.linalg.polar_factor import Bounds, like, polar
 from fastfid.linalg.trace import METHODS, product_of_factors, trace_of_root
+from fastfid.runtime.checks import a_tolerance
 
 
 def trace_sqrtm_product(

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any
 
-from fastfid._shown import shown
 from fastfid.errors import OutputError
+from fastfid.runtime.shown import shown
 
 _PLAIN = {"é": "e", "−": "-", "…": "...", "×": "x", "²": "^2", "³": "^3", "½": "^(1/2)", "·": "*", "±": "+-", "μ": "u"}
 _HANDLER = "fastfid.plain"

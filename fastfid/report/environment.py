@@ -10,10 +10,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fastfid import _dispatch, _native
 from fastfid.errors import BackendUnavailableError
+from fastfid.evaluation.results import versions
 from fastfid.extractors import accepted_precisions, where_weights
-from fastfid.results import versions
+from fastfid.runtime import dispatch as _dispatch
+from fastfid.runtime import native as _native
 
 
 def environment_table() -> RenderableType:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from fastfid._output import Target
+from fastfid.runtime.output import Target
 
 
 def json_text(report: Mapping[str, Any], *, ascii_only: bool = False) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from fastfid._output import Target
-from fastfid._shown import shown
+from fastfid.runtime.output import Target
+from fastfid.runtime.shown import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

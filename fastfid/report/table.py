@@ -8,12 +8,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fastfid._shown import shown
 from fastfid.demo.run import Demo
+from fastfid.evaluation.results import FIDResult, SetInfo
 from fastfid.extractors import PRECISIONS
 from fastfid.protocols import Protocol
 from fastfid.report.plot import Curve
-from fastfid.results import FIDResult, SetInfo
+from fastfid.runtime.shown import shown
 from fastfid.sources.unread import listed
 
 _TITLES = {

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastfid import _native
 from fastfid.resample._filters import Table
 from fastfid.resample._request import Request
+from fastfid.runtime import native as _native
 
 _PIXEL = {torch.uint8: 0, torch.float32: 1}
 _STORE = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.uint8: 3}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastfid._checks import LONGEST, dense, plain_array, whole_number
+from fastfid.runtime.checks import LONGEST, dense, plain_array, whole_number
 
 
 def _side(pixels: Any) -> int:

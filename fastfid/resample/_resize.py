@@ -13,9 +13,6 @@ import numpy.typing as npt
 import PIL
 import torch
 
-from fastfid import _native
-from fastfid._checks import LONGEST, dense, real_number, whole_number
-from fastfid._dispatch import function_for
 from fastfid.resample._filters import (
     COORDINATES,
     FILTERS,
@@ -28,6 +25,9 @@ from fastfid.resample._filters import (
 )
 from fastfid.resample._ragged import RaggedImages
 from fastfid.resample._request import Request
+from fastfid.runtime import native as _native
+from fastfid.runtime.checks import LONGEST, dense, real_number, whole_number
+from fastfid.runtime.dispatch import function_for
 
 Crop = str | tuple[int, int, int, int]
 Box = tuple[float, float, float, float]

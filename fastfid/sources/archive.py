@@ -7,8 +7,8 @@ import zipfile
 from collections import Counter
 from typing import IO, Any, ClassVar
 
-from fastfid._files import open_regular, open_zip, reading
 from fastfid.errors import EmptySourceError
+from fastfid.runtime.files import open_regular, open_zip, reading
 from fastfid.sources.base import Content, Pixels
 from fastfid.sources.decode import Decode, bad_image, decode_image
 from fastfid.sources.loader import DecodedSource

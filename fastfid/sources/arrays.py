@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastfid._checks import plain_array
-from fastfid._files import open_regular, reading
-from fastfid._npz import read_header
 from fastfid.errors import EmptySourceError
+from fastfid.runtime.checks import plain_array
+from fastfid.runtime.files import open_regular, reading
+from fastfid.runtime.npz import read_header
 from fastfid.sources.base import Batches, Content, ImageBatch, Layout, Plan, Source, chunks
 
 REPEATED = "one channel, repeated to three"

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastfid._checks import whole_number
 from fastfid.errors import BadImageError
 from fastfid.resample import RaggedImages
+from fastfid.runtime.checks import whole_number
 
 MAX_PIXELS = 2**30
 """Images of more pixels (3 GB as RGB) are refused. Pillow's own limit, a sixth of this, is set aside: whoever measures

@@ -25,9 +25,9 @@ from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fastfid._files import is_own, named, open_regular, reason
-from fastfid._npz import read_header
 from fastfid.errors import BadImageError
+from fastfid.runtime.files import is_own, named, open_regular, reason
+from fastfid.runtime.npz import read_header
 from fastfid.sources import base
 from fastfid.sources.base import MAX_PIXELS, Pixels
 

@@ -7,8 +7,8 @@ from collections import Counter, deque
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from fastfid._files import is_own, reason
 from fastfid.errors import BadImageError, EmptySourceError
+from fastfid.runtime.files import is_own, reason
 from fastfid.sources.base import Content, Pixels
 from fastfid.sources.decode import Decode, decode_image
 from fastfid.sources.loader import DecodedSource

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from fastfid._files import member_size
+from fastfid.runtime.files import member_size
 
 WHOLE_BYTES = 1 << 26
 """Members up to this size are unpacked whole, against their CRC."""

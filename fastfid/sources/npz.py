@@ -14,8 +14,8 @@ from typing import IO, ClassVar
 
 import numpy as np
 
-from fastfid._files import open_regular, open_zip, reading
-from fastfid._npz import Header, archive_headers, like_statistics
+from fastfid.runtime.files import open_regular, open_zip, reading
+from fastfid.runtime.npz import Header, archive_headers, like_statistics
 from fastfid.sources.arrays import REPEATED, check_images, check_order, to_rgb
 from fastfid.sources.base import Batches, Content, ImageBatch, Layout, Order, Pixels, Plan, Source, chunks
 from fastfid.sources.loader import ahead

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 from torch.utils.dlpack import from_dlpack
 
-from fastfid._checks import dense, plain_array
+from fastfid.runtime.checks import dense, plain_array
 from fastfid.sources.archive import ZipSource
 from fastfid.sources.arrays import ArraySource, NpySource
 from fastfid.sources.base import Layout, Source

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from fastfid._files import is_own
 from fastfid.errors import BadImageError
+from fastfid.runtime.files import is_own
 from fastfid.sources import base
 from fastfid.sources.arrays import REPEATED, to_rgb
 from fastfid.sources.base import Batches, ImageBatch, Layout, Pixels, Plan, Source, pack, unpack

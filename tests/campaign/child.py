@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fastfid.cache import FeatureCache, record_checkpoints
 from fastfid.cli import main
+from fastfid.passes.store import FeatureCache, record_checkpoints
 
 LIMIT_S = 40.0
 

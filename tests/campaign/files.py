@@ -26,9 +26,9 @@ import fastfid
 from campaign.damage import damaged
 from campaign.fuzz_images import Pooled, pooled
 from campaign.trial import Entry, Fault, pick, require, said, unchanged
-from fastfid.cache import FeatureCache, record_checkpoints
 from fastfid.errors import BadImageError, CacheError, CacheWarning, FastFIDWarning
 from fastfid.extractors import weights
+from fastfid.passes.store import FeatureCache, record_checkpoints
 from fastfid.sources import open_source
 from fastfid.sources.decode import MAX_PIXELS, decode_image
 

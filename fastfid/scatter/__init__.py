@@ -1,1 +1,0 @@
-"""Means and scatter matrices of batches added to running ones: the engines behind Moments and GroupedMoments."""
