@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from references import extractor
 
-from fastfid.bench.timing import quantiles
+from fastfid.speed.timing import quantiles
 
 GATES = {"fp32": 1e-5, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}
 """Largest difference from fastfid in fp32 of means, covariances and distances, relative to the largest entry."""

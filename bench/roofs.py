@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from fastfid.bench.timing import interleaved
+from fastfid.speed.timing import interleaved
 
 ARITHMETIC = {
     "float64": torch.float64,

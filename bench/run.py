@@ -20,7 +20,7 @@ from machine import ROOT, machine, save
 from peak import peak_bytes
 from roofs import copy_bandwidth, matmul_rate
 
-from fastfid.bench.timing import Times, interleaved
+from fastfid.speed.timing import Times, interleaved
 
 
 class NotEqualError(Exception):

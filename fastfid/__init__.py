@@ -13,9 +13,10 @@ from fastfid.runtime.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from fastfid.api import fid, stats
-    from fastfid.distance.frechet import FrechetResult, frechet, frechet_distance, frechet_many, frechet_moments
+    from fastfid.distance.frechet import frechet, frechet_distance, frechet_many, frechet_moments
     from fastfid.distance.gaussian import FrechetReference
     from fastfid.distance.loss import frechet_loss
+    from fastfid.distance.result import FrechetResult
     from fastfid.evaluation.results import FIDResult
     from fastfid.evaluator import Evaluator
     from fastfid.extractors import Extractor, as_extractor, inception_extractor
@@ -33,7 +34,7 @@ _PUBLIC = {
     "as_extractor": "fastfid.extractors",
     "inception_extractor": "fastfid.extractors",
     "FrechetReference": "fastfid.distance.gaussian",
-    "FrechetResult": "fastfid.distance.frechet",
+    "FrechetResult": "fastfid.distance.result",
     "GroupedMoments": "fastfid.moments.grouped",
     "Moments": "fastfid.moments",
     "frechet": "fastfid.distance.frechet",

@@ -361,9 +361,9 @@ def demo(out: str, count: int, weights: str | None, quiet: bool) -> None:
     """The main job on embedded data, offline: disturb an image set and watch the distance grow."""
     with _failures():
         from fastfid.demo.run import PLOT, run_demo
+        from fastfid.demo.table import demo_curves, demo_lines, demo_table, demo_title
         from fastfid.report.delivery import Delivery, complain, drawn
         from fastfid.report.plot import plot_disturbances
-        from fastfid.report.table import demo_curves, demo_lines, demo_table, demo_title
         from fastfid.runtime.shown import shown
 
         done = run_demo(out, count=count, weights=weights, report=complain, progress=not quiet)
@@ -396,9 +396,9 @@ def bench(device: str, json_path: str | None, quiet: bool) -> None:
     Every stage is first compared with something that shares no code with it; if one is wrong, no time is shown.
     """
     with _failures():
-        from fastfid.bench.quick import WrongResultError, run_quick
-        from fastfid.report.bench import bench_lines, bench_table
         from fastfid.report.delivery import complain, drawn
+        from fastfid.speed.quick import WrongResultError, run_quick
+        from fastfid.speed.table import bench_lines, bench_table
 
         _prove(json_path)
         try:

@@ -45,10 +45,8 @@ def main(operation: str, capability: int) -> None:
         made = probe.compiled(capability, kernel, pointers, constants)
         ptx = made.asm["ptx"]
         assert "tf32" not in ptx
-        products = [kind for kind, word in (("DMMA", ".f64.f64.f64.f64"), ("IMMA", ".s32.s8.s8")) if word in ptx]
-        if "kind::i8" in ptx:  # sm_100's own
-            products.append("IMMA")
-        sys.stdout.write(f"{name} [{' '.join(products)}] {resources(capability, made)}\n")
+        product = "DMMA" if probe.on_tensor_cores(ptx) else ""
+        sys.stdout.write(f"{name} [{product}] {resources(capability, made)}\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastfid.bench import timing
+from fastfid.speed import timing
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from fastfid.bench import quick
-from fastfid.bench.timing import quantiles
 from fastfid.cli import main
 from fastfid.distance.frechet import frechet_distance
 from fastfid.moments import Moments
+from fastfid.speed import quick
+from fastfid.speed.timing import quantiles
 
 
 def _no_network(device: torch.device, tap: str) -> quick.Stage:

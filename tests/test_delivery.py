@@ -21,7 +21,6 @@ from click.testing import CliRunner, Result
 from images import photos, write_folder
 
 import fastfid
-from fastfid.bench.quick import Line, Quick
 from fastfid.cli import main
 from fastfid.demo.disturbances import DISTURBANCES
 from fastfid.demo.run import Demo, Series
@@ -31,6 +30,7 @@ from fastfid.runtime import output as _output
 from fastfid.runtime import progress as _progress
 from fastfid.runtime.shown import shown
 from fastfid.sources.base import Source
+from fastfid.speed.quick import Line, Quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastfid.errors.FastFIDWarning")
 
@@ -108,7 +108,7 @@ def test_the_number_comes_where_the_json_fails(sets: Path, moment: str, monkeypa
 def test_targets_are_tried_before_the_work(words: tuple[str, ...], sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (sets / "new.npz").mkdir()
     monkeypatch.setattr(Source, "batches", lambda *_args, **_options: pytest.fail("an image was read"))
-    monkeypatch.setattr("fastfid.bench.quick.run_quick", lambda *_args, **_options: pytest.fail("it was timed"))
+    monkeypatch.setattr("fastfid.speed.quick.run_quick", lambda *_args, **_options: pytest.fail("it was timed"))
     done = call(*words)
     assert (done.exit_code, done.stdout) == (7, ""), done.output
     assert "cannot write" in done.stderr
@@ -226,7 +226,7 @@ def figures() -> tuple[Quick, Demo]:
 
 def test_bench_and_demo(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick, demo = figures()
-    monkeypatch.setattr("fastfid.bench.quick.run_quick", lambda *_args, **_options: quick)
+    monkeypatch.setattr("fastfid.speed.quick.run_quick", lambda *_args, **_options: quick)
     monkeypatch.setattr("fastfid.demo.run.run_demo", lambda *_args, **_options: demo)
     assert json.loads(call("bench", "--json", "-").stdout)["lines"][0]["p50"] == 2.5
     full_at(monkeypatch, "fsync", "r.json")
@@ -240,8 +240,8 @@ def test_bench_and_demo(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_given: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("fastfid.report.bench.bench_table", broken)
-    monkeypatch.setattr("fastfid.report.table.demo_table", broken)
+    monkeypatch.setattr("fastfid.speed.table.bench_table", broken)
+    monkeypatch.setattr("fastfid.demo.table.demo_table", broken)
     assert call("bench").stdout == "distance, fastfid: 2.500 ms\n"
     assert repr(value) in call("demo").stdout
 

@@ -14,7 +14,7 @@ import fastfid
 from fastfid.cli import main
 from fastfid.demo.disturbances import DISTURBANCES
 from fastfid.demo.run import Series, _write
-from fastfid.distance.frechet import FrechetResult
+from fastfid.distance.result import FrechetResult
 from fastfid.report.table import title
 
 

@@ -15,8 +15,8 @@ import fastfid
 PACKAGE = Path(fastfid.__file__).parent
 
 
-def run_python(code: str, cwd: Path) -> str:
-    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
+def run_python(code: str, cwd: Path, *words: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout
@@ -56,28 +56,21 @@ def test_every_public_name_resolves() -> None:
         _ = fastfid.nonsense
 
 
-# A room may import from rooms with a larger number. Private rooms at the bottom serve all.
-LEVEL = {
-    "cli": 0, "__main__": 0, "report": 0, "demo": 0.5, "bench": 0.5,
-    "api": 1, "evaluator": 1,
-    "job": 1.5, "keeping": 1.7,
-    "pipeline": 2,
-    "staging": 3, "tally": 3,
-    "results": 2,
-    "cache": 2.5, "agreement": 2.5, "comparable": 2.5,
-    "protocols": 3,
-    "sources": 4, "extractors": 4,
-    "distance": 5,
-    "loss": 5,
-    "gaussian": 5.5,
-    "grouped": 5.8, "moments": 6, "scatter": 6.5, "linalg": 7, "resample": 6, "distributed": 5.5,
-    "_dispatch": 8,
-    "kernels": 9, "_native": 9, "reference": 9,
-    "_graphs": 10, "_arithmetic": 10, "_checks": 10, "_progress": 10, "_metadata": 10, "errors": 11,
-    "_output": 10, "_shown": 10,
-    "_moments_io": 9, "_npz": 10, "_files": 10.5,
-}  # fmt: skip
-SIDEWAYS = {("cli", "report"), ("cli", "demo"), ("__main__", "cli")}
+# The house, from the roof down: a room imports from lower floors alone, and from whole rooms of them.
+FLOORS = (
+    {"cli", "__main__"},
+    {"demo"},
+    {"api", "evaluator", "report", "speed"},
+    {"evaluation"},
+    {"passes", "metrics"},
+    {"protocols", "agreement"},
+    {"distributed", "sources", "distance"},
+    {"moments", "extractors", "linalg", "resample", "pairwise"},
+    {"runtime"},
+    {"kernels", "reference", "errors"},
+)
+FLOOR = {room: number for number, rooms in enumerate(reversed(FLOORS)) for room in rooms}
+ALSO = {("__main__", "cli")}
 
 
 def imported_rooms(path: Path) -> set[str]:
@@ -108,12 +101,26 @@ def test_rooms_import_only_from_below() -> None:
         room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         if room == "__init__":
             continue
-        for other in imported_rooms(path) - {room, "__version__", "_C"}:
-            allowed = LEVEL[other] > LEVEL[room] or (room, other) in SIDEWAYS
+        for other in imported_rooms(path) - {room, "_C"}:
+            allowed = FLOOR[other] < FLOOR[room] or (room, other) in ALSO
             assert allowed, f"{path.relative_to(PACKAGE)} may not import fastfid.{other}"
 
 
 def test_only_native_imports_the_compiled_core() -> None:
     for path in PACKAGE.rglob("*.py"):
-        if path.name != "_native.py":
+        if path.name != "native.py":
             assert "fastfid._C" not in path.read_text(), path
+
+
+def test_no_module_hides_a_public_name(tmp_path: Path) -> None:
+    """Importing ``fastfid.x`` sets the attribute x of fastfid: whatever the order, public names are what they were."""
+    code = (
+        "import importlib, pkgutil, random, sys, types, json, fastfid\n"
+        "names = [m.name for m in pkgutil.walk_packages(fastfid.__path__, 'fastfid.') if '__main__' not in m.name]\n"
+        "names = [name for name in names if not name.startswith(('fastfid._C', 'fastfid.kernels.s'))]\n"
+        "random.Random(int(sys.argv[1])).shuffle(names)\n"
+        "for name in names: importlib.import_module(name)\n"
+        "print(json.dumps([n for n in fastfid.__all__ if isinstance(getattr(fastfid, n), types.ModuleType)]))"
+    )
+    for order in range(3):
+        assert json.loads(run_python(code, tmp_path, str(order))) == []

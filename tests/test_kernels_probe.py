@@ -89,8 +89,9 @@ def test_the_process_is_asked_about_the_gpu_and_without_the_interpreter(
     assert _dispatch.report("scatter", "cuda")["triton"] is None
     assert "probe.answer('scatter', 100, True)False" in told.read_text()
     gpu.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 9))
-    assert _dispatch.report("scatter", "cuda")["triton"] is None
-    assert "probe.answer('sliced_scatter', 89, False)False" in told.read_text()
+    assert "no float64 tensor cores" in str(_dispatch.report("scatter", "cuda")["triton"])
+    assert _dispatch.report("polar_products", "cuda")["triton"] is None
+    assert "probe.answer('polar_products', 89, False)False" in told.read_text()
 
 
 def test_what_is_missing_is_named(gpu: pytest.MonkeyPatch) -> None:

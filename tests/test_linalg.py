@@ -15,7 +15,7 @@ import torch
 from fastfid.errors import NotPSDError
 from fastfid.linalg import enclosure, halves
 from fastfid.linalg.factors import _smallest_eigenvalue, factor, factor_of_rows, scaled
-from fastfid.linalg.inputs import covariance
+from fastfid.runtime.matrices import covariance
 
 Rng = np.random.Generator
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tolerances as tol
 import torch
-from fastfid.scatter import engine_torch
 
 import fastfid
+from fastfid.moments import engine_torch
 from fastfid.moments.update import mirrored
 from fastfid.reference.moments import two_pass
 

@@ -62,8 +62,8 @@ MOMENTS = 1e-12
 """Covariance against two passes, relative to its largest entry: rounding of n ≈ 1e4 products, √n·eps, times 50."""
 
 MOMENTS_FROBENIUS = 1e-13
-"""Scatter against two passes in the Frobenius norm, also where mean/std = 1e6 and by int8 slices (their rounding is
-2⁻⁴⁷ of a column's largest value). Reached: 1.4e-14 at mean/std from 1e3 to 1e6, 2e-15 else."""
+"""Scatter against two passes in the Frobenius norm, also where mean/std = 1e6. Reached: 1.4e-14 at
+mean/std from 1e3 to 1e6, 2e-15 else."""
 
 MERGE_ORDER = 1e-14
 """Times n: the same parts merged in another order, relative in the Frobenius norm. Reached: 2e-16 without n."""

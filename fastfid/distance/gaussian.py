@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from fastfid.linalg.factors import Factor, factor, factor_of_rows
-from fastfid.linalg.inputs import covariance, float64_device, mean_vector
 from fastfid.moments import Moments
 from fastfid.runtime.arithmetic import ordinary
 from fastfid.runtime.checks import a_device, whole_number
+from fastfid.runtime.device import float64_device
+from fastfid.runtime.matrices import covariance, mean_vector
 
 
 class FrechetReference:

@@ -11,7 +11,7 @@ import numpy as np
 import PIL
 import torch
 
-from fastfid.distance.frechet import FrechetResult
+from fastfid.distance.result import FrechetResult
 from fastfid.protocols import Protocol
 from fastfid.runtime.version import VERSION
 

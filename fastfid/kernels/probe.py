@@ -58,7 +58,7 @@ def why_not_compiled(operation: str, capability: int, tensor_cores: bool) -> str
     """None where all kernels of the operation compile for sm_<capability>, else the reason.
 
     Args:
-        operation: "polar_products", "scatter" or "sliced_scatter".
+        operation: "polar_products" or "scatter".
         capability: 90 for 9.0, and so on.
         tensor_cores: float64 products must be on tensor cores, which the GPU has.
     """
@@ -126,7 +126,7 @@ def compiled(capability: int, kernel: Any, pointers: dict[str, str], constants: 
 
     options = {key: constants[key] for key in ("num_warps", "num_stages") if key in constants}
     fixed = {key: value for key, value in constants.items() if key not in options}
-    signature = {name: "i32" if name.isupper() or name == "first" else "i64" for name in kernel.arg_names}
+    signature = {name: "i32" if name.isupper() else "i64" for name in kernel.arg_names}
     signature |= {name: f"*{kind}" for name, kind in pointers.items()} | dict.fromkeys(fixed, "constexpr")
     source = ASTSource(fn=kernel, signature=signature, constexprs=fixed)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
@@ -137,13 +137,9 @@ def variants(operation: str) -> Iterator[Variant]:
     if operation == "polar_products":
         yield from _symmetric()
     elif operation == "scatter":
-        yield _sums(with_range=False)
         yield from _scatter()
-    elif operation == "sliced_scatter":
-        yield _sums(with_range=True)
-        yield from _sliced()
     else:
-        raise ValueError(f"operation: {operation!r}; accepted: polar_products, scatter, sliced_scatter")
+        raise ValueError(f"operation: {operation!r}; accepted: polar_products, scatter")
 
 
 def _symmetric() -> Iterator[Variant]:
@@ -157,32 +153,13 @@ def _symmetric() -> Iterator[Variant]:
             yield name, _symmetric_product_kernel, pointers, dict(config, HAS_D=has_d)
 
 
-def _sums(*, with_range: bool) -> Variant:
-    from fastfid.kernels.scatter import SUMS, _column_sums_kernel
-
-    pointers = dict.fromkeys(("origin_ptr", "sums_ptr", "low_ptr", "high_ptr"), "fp64")
-    pointers |= {"x_ptr": "fp32", "order_ptr": "i64", "offsets_ptr": "i64"}
-    return "column sums", _column_sums_kernel, pointers, dict(SUMS, GROUPED=True, RANGE=with_range)
-
-
 def _scatter() -> Iterator[Variant]:
-    from fastfid.kernels.scatter import PLAIN, _scatter_kernel
+    from fastfid.kernels.scatter import PRODUCTS, SUMS, _column_sums_kernel, _scatter_kernel
 
-    pointers = dict.fromkeys(("shift_ptr", "delta_ptr", "weight_ptr", "s_ptr"), "fp64")
-    pointers |= {"order_ptr": "i64", "offsets_ptr": "i64"}
+    order = {"order_ptr": "i64", "offsets_ptr": "i64"}
+    sums = dict.fromkeys(("origin_ptr", "sums_ptr"), "fp64")
+    yield "column sums", _column_sums_kernel, {**sums, **order, "x_ptr": "fp32"}, dict(SUMS, GROUPED=True)
+    pointers = dict.fromkeys(("shift_ptr", "delta_ptr", "weight_ptr", "s_ptr"), "fp64") | order
     for element, grouped in (("fp32", False), ("fp32", True), ("bf16", True), ("fp16", True), ("fp64", True)):
         name = f"the float64 scatter of {element}, {'grouped' if grouped else 'one group'},"
-        yield name, _scatter_kernel, dict(pointers, x_ptr=element), dict(PLAIN, GROUPED=grouped)
-
-
-def _sliced() -> Iterator[Variant]:
-    from fastfid.kernels.scatter import SLICED, SLICES, _slice_kernel, _sliced_scatter_kernel
-
-    slicing = {"slices_ptr": "i8", "x_ptr": "fp32", "shift_ptr": "fp64", "scale_ptr": "fp64"}
-    slicing |= {"order_ptr": "i64", "group_ptr": "i64"}
-    product = dict.fromkeys(("scale_ptr", "delta_ptr", "weight_ptr", "s_ptr"), "fp64")
-    product |= {"slices_ptr": "i8", "offsets_ptr": "i64"}
-    for grouped in (False, True):
-        of = "grouped" if grouped else "one group"
-        yield f"slices, {of},", _slice_kernel, slicing, dict(SLICES, GROUPED=grouped)
-        yield f"the sliced scatter, {of},", _sliced_scatter_kernel, product, dict(SLICED, GROUPED=grouped)
+        yield name, _scatter_kernel, dict(pointers, x_ptr=element), dict(PRODUCTS, GROUPED=grouped)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from fastfid.linalg.halves import bands, lower_outer, mirrored
-from fastfid.linalg.inputs import EPS
+from fastfid.runtime.matrices import EPS
 
 UNIT = EPS / 2
 """Unit roundoff of float64."""

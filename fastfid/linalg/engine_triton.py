@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fastfid.kernels import probe
-from fastfid.linalg.iteration import precision_for
+from fastfid.runtime.device import has_fast_float64
 
 
 def why_not(device_type: str) -> str | None:
@@ -16,8 +16,7 @@ def why_not(device_type: str) -> str | None:
     if missing is not None:
         return missing
     major, minor = torch.cuda.get_device_capability()
-    float64 = precision_for(torch.device("cuda")) == "float64"
-    return probe.why_not_compiled("polar_products", 10 * major + minor, float64)
+    return probe.why_not_compiled("polar_products", 10 * major + minor, has_fast_float64(torch.device("cuda")))
 
 
 def products() -> Any:

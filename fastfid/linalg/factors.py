@@ -41,7 +41,7 @@ from fastfid.linalg.enclosure import (
     product_gamma,
     sum_gamma,
 )
-from fastfid.linalg.inputs import EPS
+from fastfid.runtime.matrices import EPS
 
 _CLEAR = 16.0
 """A Cholesky factor is kept where λmin is this many times d·eps·λmax; λmin is estimated to a small factor."""

@@ -117,13 +117,6 @@ class PolarIterate(NamedTuple):
         return narrow | (self.upper <= _ZERO)
 
 
-def precision_for(device: torch.device) -> str:
-    """ "float64" where float64 products run at tensor-core speed (or on a CPU), else "mixed"."""
-    if device.type != "cuda":
-        return "float64"
-    return "float64" if torch.cuda.get_device_capability(device) in ((8, 0), (9, 0), (10, 0)) else "mixed"
-
-
 def polar_iteration(
     m: torch.Tensor, products: Products, *, rtol: float, rounding: torch.Tensor, precision: str, complete: bool = False
 ) -> PolarIterate:

@@ -15,7 +15,8 @@ import torch
 from fastfid.linalg import enclosure
 from fastfid.linalg.enclosure import Enclosure
 from fastfid.linalg.halves import lower_outer
-from fastfid.linalg.iteration import PolarIterate, Products, polar_iteration, precision_for
+from fastfid.linalg.iteration import PolarIterate, Products, polar_iteration
+from fastfid.runtime.device import has_fast_float64
 from fastfid.runtime.dispatch import function_for
 
 NS_RTOL = 1e-8
@@ -73,7 +74,7 @@ def by_newton_schulz(
     """
     tall = m if m.shape[-2] >= m.shape[-1] else m.mT.contiguous()
     products = Products(*function_for("polar_products", m.device.type)())
-    chosen = "float64" if complete else precision or precision_for(m.device)
+    chosen = "float64" if complete else precision or ("float64" if has_fast_float64(m.device) else "mixed")
     return polar_iteration(
         tall, products, rtol=min(rtol, NS_RTOL), rounding=rounding, precision=chosen, complete=complete
     )

@@ -16,8 +16,8 @@ import torch
 
 from fastfid.errors import ConvergenceWarning
 from fastfid.linalg import nuclear
-from fastfid.linalg.inputs import EPS, real_tensor
 from fastfid.linalg.iteration import PolarIterate
+from fastfid.runtime.matrices import EPS, real_tensor
 
 METHODS = ("auto", "svd", "newton-schulz")
 

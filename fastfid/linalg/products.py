@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from fastfid.linalg.factors import Factor, factor
-from fastfid.linalg.inputs import covariance, real_tensor
 from fastfid.linalg.polar_factor import Bounds, like, polar
 from fastfid.linalg.trace import METHODS, product_of_factors, trace_of_root
 from fastfid.runtime.checks import a_tolerance
+from fastfid.runtime.matrices import covariance, real_tensor
 
 
 def trace_sqrtm_product(

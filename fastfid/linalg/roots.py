@@ -27,8 +27,8 @@ import torch
 
 from fastfid.errors import NotPSDError, NumericalWarning
 from fastfid.linalg.factors import factor, scaled
-from fastfid.linalg.inputs import EPS, covariance
 from fastfid.linalg.polar_factor import as_batch, polar
+from fastfid.runtime.matrices import EPS, covariance
 
 _STEPS = 60
 """Quadratic convergence needs about ten; what has not converged by then has no principal root in this arithmetic."""

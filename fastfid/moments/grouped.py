@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastfid.linalg.inputs import float64_device
 from fastfid.moments import Moments
 from fastfid.moments.inputs import CLEAN, feature_matrix, first_bad_row
 from fastfid.moments.segments import Segments
 from fastfid.moments.update import accumulate, combine
 from fastfid.runtime.arithmetic import ordinary
 from fastfid.runtime.checks import LONGEST, a_device, dense, plain_array, whole_number
+from fastfid.runtime.device import float64_device
 
 
 class GroupedMoments:

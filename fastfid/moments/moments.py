@@ -8,8 +8,8 @@ samples with mean m' and centred rows C on the other, delta = m' − m:
     mean    = m + delta · b / (n + b)
     scatter = S + CᵀC + delta deltaᵀ · n b / (n + b)
 
-Only the lower triangle of the scatter matrix is accumulated, by the engine of the device (fastfid.scatter), and it is
-mirrored where somebody asks for it: an update allocates nothing of size d×d.
+Only the lower triangle of the scatter matrix is accumulated, by the engine of the device, and it is mirrored where
+somebody asks for it: an update allocates nothing of size d×d.
 
 While n ≤ d the samples themselves are kept (n·d numbers, never more than the d² of a scatter matrix) and the scatter is
 formed only when somebody asks: a distance between such Moments takes the low-rank route, which is faster and carries
@@ -26,13 +26,14 @@ from typing import Any
 
 import torch
 
-from fastfid.linalg.inputs import covariance, float64_device, mean_vector
 from fastfid.moments import files as _moments_io
 from fastfid.moments import metadata as _metadata
 from fastfid.moments.inputs import CLEAN, feature_matrix, first_bad_row
 from fastfid.moments.update import accumulate, combine, in_range, mean_of, mirrored, moments_of, no_moments
 from fastfid.runtime.arithmetic import ordinary
 from fastfid.runtime.checks import LONGEST, a_device, whole_number
+from fastfid.runtime.device import float64_device
+from fastfid.runtime.matrices import covariance, mean_vector
 
 MOST = 2**53
 """Samples up to which n is exact in float64."""

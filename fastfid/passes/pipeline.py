@@ -18,13 +18,13 @@ from fastfid.agreement import Watch
 from fastfid.distributed import World, merge_across
 from fastfid.errors import EmptySourceError
 from fastfid.extractors import Extractor
-from fastfid.linalg.inputs import float64_device
 from fastfid.moments import Moments
 from fastfid.passes.staging import Staging
 from fastfid.passes.store import Entry, PassState, Recording
 from fastfid.passes.tally import FeatureBatch, Tally
 from fastfid.protocols import IDENTITY, Normalize, Protocol, Resize
 from fastfid.resample import RaggedImages, resize_normalize
+from fastfid.runtime.device import float64_device
 from fastfid.runtime.dispatch import backend_for
 from fastfid.sources import WHOLE, Batches, ImageBatch, Shard, Source
 

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fastfid.bench.quick import Quick
+from fastfid.speed.quick import Quick
 
 
 def bench_lines(quick: Quick) -> str:

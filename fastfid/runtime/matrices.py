@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fastfid.runtime.checks import dense, plain_array, shared_tensor
+from fastfid.runtime.device import float64_device
 
 EPS = float(torch.finfo(torch.float64).eps)
 
@@ -25,11 +26,6 @@ class Covariance(NamedTuple):
 
     matrix: torch.Tensor
     note: str | None
-
-
-def float64_device(device: torch.device) -> torch.device:
-    """The device itself where it has float64, else the CPU."""
-    return torch.device("cpu") if device.type == "mps" else device
 
 
 def real_tensor(value: Any, argument: str) -> torch.Tensor:

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fastfid.bench.timing import Times, interleaved
 from fastfid.distance.frechet import frechet_distance
 from fastfid.errors import BackendUnavailableError
 from fastfid.evaluation.results import versions
 from fastfid.extractors import InceptionV3, inception_extractor, load_weights
 from fastfid.moments import Moments
 from fastfid.resample import resize_normalize
+from fastfid.speed.timing import Times, interleaved
 
 OFFERED = ("fp32", "tf32", "fp16", "bf16")
 BOUNDS = {"fp32": 1e-5, "tf32": 1e-2, "fp16": 2e-2, "bf16": 1e-1}

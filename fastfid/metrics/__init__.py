@@ -1,0 +1,32 @@
+"""Every metric as a function of features: ``fastfid.metrics.NAME(ref, gen, …)``, resolved when it is first used.
+
+Functions take arrays or tensors [n, d] of 16, 32 or 64-bit floats, on any device (``Moments`` where moments suffice),
+and give a ``Result`` or a dict of them by name. They know nothing of images, files, networks, ranks or progress.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastfid.metrics.result import Result
+
+_PUBLIC = {
+    "Result": "fastfid.metrics.result",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    module = _PUBLIC.get(name)
+    if module is None:
+        raise AttributeError(f"module 'fastfid.metrics' has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_PUBLIC))
