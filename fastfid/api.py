@@ -1,4 +1,4 @@
-"""``fid`` and ``stats``: wires image sets, a protocol, an extractor and the distance together; nothing else."""
+"""``fid``, ``stats`` and ``merge``: thin doors over one path (fastfid.evaluation)."""
 
 from __future__ import annotations
 
@@ -10,43 +10,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
+from typing_extensions import Unpack
 
-from fastfid.distributed import asked, joined
 from fastfid.errors import OutputError, RankError
-from fastfid.evaluation.job import Job
+from fastfid.evaluation.comparing import distance_between
+from fastfid.evaluation.measuring import measure
+from fastfid.evaluation.opening import check, check_distance, open_set
 from fastfid.evaluation.results import FIDResult
+from fastfid.evaluation.session import Session, session
+from fastfid.evaluation.settings import Options
 from fastfid.extractors import TAPS
 from fastfid.moments import Moments
 from fastfid.moments.metadata import missing_shards
-from fastfid.protocols import DEFAULT, Protocol
 from fastfid.runtime.output import Target
-from fastfid.sources import Key, Shard, Source
+from fastfid.sources import Source
 
 
-def fid(
-    ref: Any,
-    gen: Any,
-    *,
-    protocol: str | Protocol = DEFAULT,
-    tap: str | None = None,
-    extractor: Any = None,
-    weights: str | os.PathLike[str] | None = None,
-    precision: str = "fp32",
-    device: str | torch.device = "auto",
-    batch_size: int = 50,
-    num_workers: int | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    skip_bad: bool = False,
-    certify: bool | None = None,
-    progress: bool | None = None,
-    distributed: bool | str = False,
-    timeout: float | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    key: Key = None,
-) -> FIDResult:
+def fid(ref: Any, gen: Any, **settings: Unpack[Options]) -> FIDResult:
     """The Fréchet Inception Distance of two image sets under a named protocol.
 
         FD² = ‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁Σ₂)^½
@@ -56,35 +36,38 @@ def fid(
     Args:
         ref, gen: each one of: a folder, zip or ``.npz``/``.npy`` of images; an ``.npz`` of statistics (``mu``,
             ``sigma``); a uint8 array [n, H, W, 3] or tensor [n, 3, H, W]; an iterable of such batches; a ``Moments``.
-        protocol: a name from ``fastfid.PROTOCOLS``, or a Protocol of your own.
-        tap: which layer of the network is read ("64", "192", "768", "2048", "logits", "logits_unbiased", "spatial");
-            the protocol's where None.
-        extractor: a module, TorchScript file or callable [n, 3, h, w] float32 → [n, d] in place of the Inception
+        protocol ("pytorch-fid"): a name from ``fastfid.PROTOCOLS``, or a Protocol of your own.
+        tap (None): which layer of the network is read ("64", "192", "768", "2048", "logits", "logits_unbiased",
+            "spatial"); the protocol's where None.
+        extractor (None): a module, TorchScript file or callable [n, 3, h, w] float32 → [n, d] in place of the Inception
             network; it receives what the protocol's resize and normalisation give.
-        weights: a weights file, or "random"; where None, FASTFID_WEIGHTS, torch's hub cache and a download are tried.
-        precision: arithmetic of the network: "fp32" (the protocols' own), or "tf32", "bf16" or "fp16" where the device
-            has them; the result's name and warnings say so.
-        device: "auto" (CUDA where there is a GPU), "cpu", "cuda" or "cuda:i".
-        batch_size: images per forward pass.
-        num_workers: decoding processes; 0 decodes on a thread of this process. None chooses by device and set.
-        limit: how many images of each set to use: a random subset drawn with ``seed`` as EDM and StyleGAN3 draw it,
-            or the first ones of a stream. Statistics are not affected.
-        skip_bad: go on when an image can't be read; the result lists them, and with ``limit`` others take their place.
-        certify: passed to ``fastfid.frechet``: pay for proven bounds, and tight ones.
-        progress: show a bar on stderr; where None, only on a terminal.
-        distributed: all processes of torchrun, or of the process group that this one is in, make this call, and all get
-            the same result. True or "shared": all are given the same sets, by content, and each reads its share; a
-            DataLoader that shuffles, or is divided already, is refused. "own": arrays, tensors, Datasets, DataLoaders
-            and iterables are each process's own, all of it counts; paths and Moments are shared all the same. Your own
-            process group is not touched.
-        timeout: seconds that a process of a distributed call waits for another at each exchange; None means
+        weights (None): a weights file, or "random"; where None, FASTFID_WEIGHTS, torch's hub cache and a download are
+            tried.
+        precision ("fp32"): arithmetic of the network: "fp32" (the protocols' own), or "tf32", "bf16" or "fp16" where
+            the device has them; the result's name and warnings say so.
+        device ("auto"): "auto" (CUDA where there is a GPU), "cpu", "cuda" or "cuda:i".
+        batch_size (50): images per forward pass.
+        num_workers (None): decoding processes; 0 decodes on a thread of this process. None chooses by device and set.
+        limit (None): how many images of each set to use: a random subset drawn with ``seed`` as EDM and StyleGAN3 draw
+            it, or the first ones of a stream. Statistics are not affected.
+        seed (0): of that subset; nothing else is random.
+        skip_bad (False): go on when an image can't be read; the result lists them, and with ``limit`` others take their
+            place.
+        certify (None): passed to ``fastfid.frechet``: pay for proven bounds, and tight ones.
+        progress (None): show a bar on stderr; where None, only on a terminal.
+        distributed (False): all processes of torchrun, or of the process group that this one is in, make this call, and
+            all get the same result. True or "shared": all are given the same sets, by content, and each reads its
+            share; a DataLoader that shuffles, or is divided already, is refused. "own": arrays, tensors, Datasets,
+            DataLoaders and iterables are each process's own, all of it counts; paths and Moments are shared all the
+            same. Your own process group is not touched.
+        timeout (None): seconds that a process of a distributed call waits for another at each exchange; None means
             FASTFID_TIMEOUT, or 1800. After 30 (FASTFID_ANNOUNCE) a line on stderr says which one it waits for.
-        cache: a folder in which features are kept by content, protocol and weights, for later runs and for going on
-            after an interruption; may be shared by runs that go on at the same time.
-        checkpoint: where an interrupted run of the same call goes on, without a cache: the state of each set is kept in
-            CHECKPOINT.ref and CHECKPOINT.gen until the distance is known. The result has the same bits.
-        key: where items of a Dataset, DataLoader or iterable are dicts, or hold several images (an image and its mask),
-            which one counts: a dict's key, or an index into a tuple.
+        cache (None): a folder in which features are kept by content, protocol and weights, for later runs and for going
+            on after an interruption; may be shared by runs that go on at the same time.
+        checkpoint (None): where an interrupted run of the same call goes on, without a cache: the state of each set is
+            kept in CHECKPOINT.ref and CHECKPOINT.gen until the distance is known. The result has the same bits.
+        key (None): where items of a Dataset, DataLoader or iterable are dicts, or hold several images (an image and its
+            mask), which one counts: a dict's key, or an index into a tuple.
 
     Returns:
         FIDResult, a float with ``lower``, ``upper``, ``proof``, the terms, and ``run``: protocol, weights, counts and
@@ -106,66 +89,29 @@ def fid(
         Equal to pytorch-fid and torch-fidelity to 1e-6 relative where the covariances have full rank, and to 1e-5 of
         clean-fid and torchmetrics, which hold float32 means or return float32 (tests/oracles/test_fid_oracles.py).
     """
-    several, own = asked(distributed)
-    jobs: list[Job] = []
-    with _what_was_reached(jobs), joined(several, timeout_s=timeout) as world:
-        job = Job(
-            protocol=protocol,
-            tap=tap,
-            extractor=extractor,
-            weights=weights,
-            precision=precision,
-            device=device,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            limit=limit,
-            seed=seed,
-            skip_bad=skip_bad,
-            progress=progress,
-            world=world,
-            cache=cache,
-            checkpoint=checkpoint,
-            key=key,
-            own=own,
-        )
-        jobs.append(job)
+    reached: list[FIDResult] = []
+    with _carrying(reached), session("fid", settings, without=("shard",)) as call:
         if ref is gen and isinstance(ref, Iterator):
             raise ValueError("ref and gen are the same iterator, which can be read only once; pass two, or a list")
-        opened = [job.open("ref", ref), job.open("gen", gen)]
-        job.check(opened)
-        job.check_distance(opened)
+        given = [open_set(call, "ref", ref), open_set(call, "gen", gen)]
+        check(call, given)
+        check_distance(call, given)
         sides = {}
-        for one in sorted(opened, key=lambda one: isinstance(one.what, Source)):  # statistics first: they take no time
-            sides[one.role] = job.measure(one)
-            job.prove(sides[one.role])
-        result = job.compare(sides["ref"], sides["gen"], certify)
-        job.keeping.done()
+        for one in sorted(given, key=lambda one: isinstance(one.what, Source)):  # statistics first: they take no time
+            sides[one.role] = measure(call, one)
+            if call.world.index == 0:
+                sides[one.role].prove()
+
+        def compute() -> FIDResult:
+            reached.append(distance_between(call, sides["ref"], sides["gen"], call.settings.certify))
+            return reached[0]
+
+        result = call.world.once("distance", compute)
+        call.keeping.done()
         return result
 
 
-def stats(
-    images: Any,
-    output: str | os.PathLike[str] | None = None,
-    *,
-    protocol: str | Protocol = DEFAULT,
-    tap: str | None = None,
-    extractor: Any = None,
-    weights: str | os.PathLike[str] | None = None,
-    precision: str = "fp32",
-    device: str | torch.device = "auto",
-    batch_size: int = 50,
-    num_workers: int | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    skip_bad: bool = False,
-    shard: Shard | str | tuple[int, int] | None = None,
-    progress: bool | None = None,
-    distributed: bool | str = False,
-    timeout: float | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    key: Key = None,
-) -> Moments:
+def stats(images: Any, output: str | os.PathLike[str] | None = None, **settings: Unpack[Options]) -> Moments:
     """The moments of one image set, to be compared with many others later.
 
     Args:
@@ -175,7 +121,7 @@ def stats(
         protocol, tap, extractor, weights, precision, device, batch_size, num_workers, limit, seed, skip_bad, progress,
             distributed, timeout, cache, checkpoint, key: as in ``fid``; the first process writes; CHECKPOINT.images is
             the file.
-        shard: "INDEX/OF" (from 0): read only that piece, to be merged with the others' by ``Moments.merge`` or
+        shard (None): "INDEX/OF" (from 0): read only that piece, to be merged with the others' by ``Moments.merge`` or
             ``fastfid merge``; together they are the set, each image once.
 
     Returns:
@@ -191,36 +137,16 @@ def stats(
         raise TypeError(f"output: {type(output).__name__}; accepted: a path that ends in .npz, or None")
     if output is not None and Path(output).suffix != ".npz":  # before the work, not after it
         raise ValueError(f"output must end in .npz, got {os.fspath(output)!r}")
-    several, own = asked(distributed)
-    with joined(several, timeout_s=timeout) as world:
-        job = Job(
-            protocol=protocol,
-            tap=tap,
-            extractor=extractor,
-            weights=weights,
-            precision=precision,
-            device=device,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            limit=limit,
-            seed=seed,
-            skip_bad=skip_bad,
-            progress=progress,
-            shard=Shard.parse(shard),
-            world=world,
-            cache=cache,
-            checkpoint=checkpoint,
-            key=key,
-            own=own,
-        )
-        if output is not None and world.index == 0:
-            Target(output).prove(_room(job))
-        opened = job.open("images", images)
-        job.check([opened])
-        side = job.measure(opened)
-        if output is not None and world.index == 0:
-            _save(side.moments, output, job.protocol.statistics.ddof)
-        job.keeping.done()
+    with session("stats", settings, without=("certify",)) as call:
+        writes = output is not None and call.world.index == 0
+        if output is not None and writes:
+            Target(output).prove(_room(call))
+        given = open_set(call, "images", images)
+        check(call, [given])
+        side = measure(call, given)
+        if output is not None and writes:
+            _save(side.moments, output, call.protocol.statistics.ddof)
+        call.keeping.done()
         return side.moments
 
 
@@ -260,18 +186,18 @@ def merge(
 
 
 @contextmanager
-def _what_was_reached(jobs: list[Job]) -> Iterator[None]:
+def _carrying(reached: list[FIDResult]) -> Iterator[None]:
     """A distance that is known here does not go with a process that is lost after it: the error carries it."""
     try:
         yield
     except RankError as error:
-        error.result = next((job.reached for job in jobs), None)
+        error.result = next(iter(reached), None)
         raise
 
 
-def _room(job: Job) -> int:
-    """Bytes that a statistics file of this job takes at least, where the number of features is known."""
-    dim = TAPS[job.protocol.tap] if job.custom is None else 0
+def _room(call: Session) -> int:
+    """Bytes that a statistics file takes at least, where the number of features is known."""
+    dim = TAPS[call.protocol.tap] if call.settings.extractor is None else 0
     return 8 * (dim**2 + 512)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -10,19 +9,25 @@ from contextlib import closing
 from typing import Any
 
 import torch
+from typing_extensions import Unpack
 
 from fastfid.agreement import twins
-from fastfid.distributed import World, asked, joined, merge_across
+from fastfid.distributed import World, joined, merge_across
 from fastfid.errors import SetWarning
-from fastfid.evaluation.job import Job, Side
+from fastfid.evaluation.comparing import distance_between
+from fastfid.evaluation.measuring import MeasuredSet, label, measure
+from fastfid.evaluation.opening import check, check_distance, open_set, require_two
 from fastfid.evaluation.results import FIDResult, SetInfo
+from fastfid.evaluation.session import session
+from fastfid.evaluation.settings import Options
 from fastfid.moments import Moments
 from fastfid.moments.inputs import feature_matrix
 from fastfid.passes.pipeline import Reading, features_of
 from fastfid.passes.tally import FeatureBatch, Tally
-from fastfid.protocols import DEFAULT, Protocol
 from fastfid.sources import Key, open_item
 from fastfid.sources.unread import by_reason
+
+_NOT_TAKEN = ("shard", "certify", "cache", "checkpoint")
 
 
 class Evaluator:
@@ -61,62 +66,27 @@ class Evaluator:
 
     _tally: Tally
 
-    def __init__(
-        self,
-        ref: Any,
-        *,
-        protocol: str | Protocol = DEFAULT,
-        tap: str | None = None,
-        extractor: Any = None,
-        weights: str | os.PathLike[str] | None = None,
-        precision: str = "fp32",
-        device: str | torch.device = "auto",
-        batch_size: int = 50,
-        num_workers: int | None = None,
-        limit: int | None = None,
-        seed: int = 0,
-        skip_bad: bool = False,
-        progress: bool | None = None,
-        distributed: bool | str = False,
-        key: Key = None,
-        timeout: float | None = None,
-    ) -> None:
-        self._timeout = timeout
-        self._distributed, own = asked(distributed)
-        with joined(self._distributed, timeout_s=timeout) as world:
-            self._job = Job(
-                protocol=protocol,
-                tap=tap,
-                extractor=extractor,
-                weights=weights,
-                precision=precision,
-                device=device,
-                batch_size=batch_size,
-                num_workers=num_workers,
-                limit=limit,
-                seed=seed,
-                skip_bad=skip_bad,
-                progress=progress,
-                world=world,
-                key=key,
-                own=own,
-            )
-            if world.size > 1 and self._job.protocol.statistics.block:
+    def __init__(self, ref: Any, **settings: Unpack[Options]) -> None:
+        with session("Evaluator", settings, without=_NOT_TAKEN) as call:
+            protocol = call.protocol
+            if call.world.size > 1 and protocol.statistics.block:
                 raise ValueError(
-                    f"distributed: protocol {self._job.protocol.name} leaves out an incomplete last block of images, "
-                    "and which is the last is not defined over processes that run side by side"
+                    f"distributed: protocol {protocol.name} leaves out an incomplete last block of images, and which "
+                    "is the last is not defined over processes that run side by side"
                 )
-            opened = self._job.open("ref", ref)
-            self._job.check([opened])
-            self._job.check_distance([opened])
-            self._ref = self._job.measure(opened)
-            self._job.require_statistics(self._ref)
-            self._job.prove(self._ref)
-            self._job.check_network()  # loaded now rather than in the first update, and what it has to say is said
-            self._job.agree_on_network()
-        self._job.leave()
-        self._remarks = tuple(self._job.remarks)
-        self._reading = Reading(self._job.batch_size)
+            given = open_set(call, "ref", ref)
+            check(call, [given])
+            check_distance(call, [given])
+            self._ref = measure(call, given)
+            require_two("ref", self._ref.info.description, self._ref.moments.n)
+            if call.world.index == 0:
+                self._ref.prove()
+            call.require_network_dim()  # loaded now rather than in the first update, and what it has to say is said
+            call.agree_on_network()
+        call.leave()
+        self._session = call
+        self._remarks = tuple(call.remarks)
+        self._reading = Reading(call.settings.batch_size)
         self._last: torch.cuda.Event | None = None
         self.reset()
 
@@ -143,11 +113,11 @@ class Evaluator:
             TypeError: images that are not uint8 (the message says how to convert), or no images at all.
             ValueError: wrong axes, several elements that are images, or an image that can't be read.
         """
-        source = open_item(images, decode=self._job.protocol.decode, key=key)
-        job = self._job
+        source = open_item(images, decode=self._session.protocol.decode, key=key)
+        call = self._session
         begin = time.perf_counter()
         self._follow()
-        batches = features_of(source, job.protocol, job.extractor, self._reading, device=job.device)
+        batches = features_of(source, call.protocol, call.extractor, self._reading, device=call.device)
         with closing(batches):
             self._tally = self._tally.with_all(self._fitting(batches))
         self._notes.update(dict.fromkeys(source.notes))
@@ -169,7 +139,7 @@ class Evaluator:
         begin = time.perf_counter()
         self._follow()
         names = tuple(str(self._tally.read + i) for i in range(len(rows)))
-        self._tally.add(FeatureBatch(rows.to(self._job.device), names, ()))
+        self._tally.add(FeatureBatch(rows.to(self._session.device), names, ()))
         self._mark(begin)
 
     def compute(self, *, certify: bool | None = None) -> FIDResult:
@@ -182,17 +152,17 @@ class Evaluator:
             ValueError: fewer than two images, or a feature that is NaN or infinite.
         """
         self._follow()
-        self._job.extractor.check()
-        self._job.remarks = list(self._remarks)  # what an earlier result had to say is not this one's
+        self._session.extractor.check()
+        self._session.remarks = list(self._remarks)  # what an earlier result had to say is not this one's
         for text in self._told:
-            self._job.warn(SetWarning, text)
-        with joined(self._distributed, timeout_s=self._timeout) as world:
+            self._session.warn(SetWarning, text)
+        with joined(bool(self._session.settings.distributed), timeout_s=self._session.settings.timeout) as world:
             side = self._side(world)
-            return world.once("distance", lambda: self._job.compare(self._ref, side, certify))
+            return world.once("distance", lambda: distance_between(self._session, self._ref, side, certify))
 
     def reset(self) -> None:
         """Forget what was taken; the reference stays."""
-        self._tally = Tally(self._job.protocol.statistics.block)
+        self._tally = Tally(self._session.protocol.statistics.block)
         self._notes: dict[str, None] = {}
         self._told: dict[str, None] = {}
         self._unread = Counter[str]()
@@ -203,9 +173,9 @@ class Evaluator:
             self._last.synchronize()
         return {**self.__dict__, "_last": None}
 
-    def _side(self, world: World) -> Side:
+    def _side(self, world: World) -> MeasuredSet:
         """What all processes have taken, as a side of a comparison; nothing of it changes."""
-        tally, job = self._tally, self._job
+        tally, call = self._tally, self._session
         moments = Moments()
         moments.merge(tally.moments)
         dropped = tally.dropped
@@ -213,26 +183,26 @@ class Evaluator:
             moments.update(tally.rest)
         told = twins(world, moments) if world.size > 1 else None
         if told is not None:
-            job.warn(SetWarning, told)
-        moments = merge_across(moments, world, device=job.device)
+            call.warn(SetWarning, told)
+        moments = merge_across(moments, world, device=call.device)
         description = f"{sum(world.gather('read', tally.read))} images taken by Evaluator"
         unread = tuple(by_reason(self._unread).items())
-        job.label(moments, description, notes=tuple(self._notes), unread=unread)
         info = SetInfo(description, "evaluator", moments.n, (), dropped, tally.seconds, tuple(self._notes), unread)
-        return job.side("gen", moments, info)
+        label(call, moments, info)
+        return MeasuredSet.of(call, "gen", moments, info)
 
     def _fitting(self, batches: Iterator[FeatureBatch]) -> Iterator[FeatureBatch]:
         """The same, but the first one shows whether the network gives as many features as the reference has."""
         for batch in batches:
-            self._job.check_network()
+            self._session.require_network_dim()
             yield batch
 
     def _follow(self) -> None:
         """Order this call behind the one before, whichever stream that was on."""
         if self._last is not None:
-            torch.cuda.current_stream(self._job.device).wait_event(self._last)
+            torch.cuda.current_stream(self._session.device).wait_event(self._last)
 
     def _mark(self, begin: float) -> None:
         self._tally.seconds += time.perf_counter() - begin
-        if self._job.device.type == "cuda":
-            self._last = torch.cuda.current_stream(self._job.device).record_event()
+        if self._session.device.type == "cuda":
+            self._last = torch.cuda.current_stream(self._session.device).record_event()

@@ -202,7 +202,7 @@ def test_a_process_that_is_lost_after_the_distance_takes_it_not_along(
         yield World()
         raise lost
 
-    monkeypatch.setattr("fastfid.api.joined", joined)
+    monkeypatch.setattr("fastfid.evaluation.session.joined", joined)
     done = call(*COMPARE, "--json", "r.json")
     assert (done.exit_code, want in done.stdout) == (6, True), done.output
     assert done.stderr == "fastfid: rank 1 failed: killed\n"
@@ -211,7 +211,7 @@ def test_a_process_that_is_lost_after_the_distance_takes_it_not_along(
         fastfid.fid("ref", "gen", extractor="net.pt", device="cpu")
     assert f"{failed.value.result:.6f}" == want
     lost.result = None
-    monkeypatch.setattr("fastfid.evaluation.job.Job.measure", lambda *_: (_ for _ in ()).throw(lost))
+    monkeypatch.setattr("fastfid.api.measure", lambda *_: (_ for _ in ()).throw(lost))
     done = call(*COMPARE)
     assert (done.exit_code, done.stdout) == (6, "")
 

@@ -78,7 +78,7 @@ def test_compute_changes_nothing_and_reset_forgets() -> None:
 
 
 def test_the_reference_is_measured_and_factorised_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastfid.distance.frechet import gaussian
+    from fastfid.distance import gaussian
 
     made = []
     kept = gaussian.factor
