@@ -100,7 +100,7 @@ def fid(ref: Any, gen: Any, **settings: Unpack[Options]) -> FIDResult:
         for one in sorted(given, key=lambda one: isinstance(one.what, Source)):  # statistics first: they take no time
             sides[one.role] = measure(call, one)
             if call.world.index == 0:
-                sides[one.role].prove()
+                sides[one.role].features[call.tap].prove()
 
         def compute() -> FIDResult:
             reached.append(distance_between(call, sides["ref"], sides["gen"], call.settings.certify))
@@ -143,11 +143,11 @@ def stats(images: Any, output: str | os.PathLike[str] | None = None, **settings:
             Target(output).prove(_room(call))
         given = open_set(call, "images", images)
         check(call, [given])
-        side = measure(call, given)
+        moments = measure(call, given).features[call.tap].moments
         if output is not None and writes:
-            _save(side.moments, output, call.protocol.statistics.ddof)
+            _save(moments, output, call.protocol.statistics.ddof)
         call.keeping.done()
-        return side.moments
+        return moments
 
 
 def merge(

@@ -23,7 +23,7 @@ from fastfid.evaluation.settings import Options
 from fastfid.moments import Moments
 from fastfid.moments.inputs import feature_matrix
 from fastfid.passes.pipeline import Reading, features_of
-from fastfid.passes.tally import FeatureBatch, Tally
+from fastfid.passes.tally import FeatureBatch, Gathered, Tally
 from fastfid.sources import Key, open_item
 from fastfid.sources.unread import by_reason
 
@@ -78,9 +78,10 @@ class Evaluator:
             check(call, [given])
             check_distance(call, [given])
             self._ref = measure(call, given)
-            require_two("ref", self._ref.info.description, self._ref.moments.n)
+            features = self._ref.features[call.tap]
+            require_two("ref", self._ref.info.description, features.moments.n)
             if call.world.index == 0:
-                self._ref.prove()
+                features.prove()
             call.require_network_dim()  # loaded now rather than in the first update, and what it has to say is said
             call.agree_on_network()
         call.leave()
@@ -98,7 +99,7 @@ class Evaluator:
     @property
     def reference(self) -> Moments:
         """The reference's moments; ``save`` them to begin the next run without measuring."""
-        return self._ref.moments
+        return self._ref.features[self._session.tap].moments
 
     def update(self, images: Any, *, key: Key = None) -> None:
         """Take images: all that are given, or, where this raises, none.
@@ -134,12 +135,12 @@ class Evaluator:
                 nothing was taken then.
         """
         rows = feature_matrix(features)
-        if rows.shape[1] != self._ref.moments.dim:
-            raise ValueError(f"features: {rows.shape[1]} features; the reference has {self._ref.moments.dim}")
+        if rows.shape[1] != self.reference.dim:
+            raise ValueError(f"features: {rows.shape[1]} features; the reference has {self.reference.dim}")
         begin = time.perf_counter()
         self._follow()
         names = tuple(str(self._tally.read + i) for i in range(len(rows)))
-        self._tally.add(FeatureBatch(rows.to(self._session.device), names, ()))
+        self._tally.add(FeatureBatch({self._session.tap: rows.to(self._session.device)}, names, ()))
         self._mark(begin)
 
     def compute(self, *, certify: bool | None = None) -> FIDResult:
@@ -162,7 +163,7 @@ class Evaluator:
 
     def reset(self) -> None:
         """Forget what was taken; the reference stays."""
-        self._tally = Tally(self._session.protocol.statistics.block)
+        self._tally = Tally({self._session.tap: Gathered(self._session.protocol.statistics.block)})
         self._notes: dict[str, None] = {}
         self._told: dict[str, None] = {}
         self._unread = Counter[str]()
@@ -177,10 +178,11 @@ class Evaluator:
         """What all processes have taken, as a side of a comparison; nothing of it changes."""
         tally, call = self._tally, self._session
         moments = Moments()
-        moments.merge(tally.moments)
-        dropped = tally.dropped
-        if moments.n == 0 and tally.rest is not None:
-            moments.update(tally.rest)
+        taken = tally.gathered[call.tap]
+        moments.merge(taken.moments)
+        dropped = taken.dropped
+        if moments.n == 0 and taken.rest is not None:
+            moments.update(taken.rest)
         told = twins(world, moments) if world.size > 1 else None
         if told is not None:
             call.warn(SetWarning, told)
@@ -188,8 +190,8 @@ class Evaluator:
         description = f"{sum(world.gather('read', tally.read))} images taken by Evaluator"
         unread = tuple(by_reason(self._unread).items())
         info = SetInfo(description, "evaluator", moments.n, (), dropped, tally.seconds, tuple(self._notes), unread)
-        label(call, moments, info)
-        return MeasuredSet.of(call, "gen", moments, info)
+        label(call, call.tap, moments, info)
+        return MeasuredSet.of(call, "gen", info, {call.tap: moments})
 
     def _fitting(self, batches: Iterator[FeatureBatch]) -> Iterator[FeatureBatch]:
         """The same, but the first one shows whether the network gives as many features as the reference has."""

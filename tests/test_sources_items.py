@@ -152,7 +152,7 @@ def test_update_takes_what_a_stream_takes(seed: int) -> None:
     shared_evaluator().update(item)
     assert shared_evaluator().n == len(maker.made)
     want = fastfid.stats(iter([item]), **SETTINGS)
-    state = shared_evaluator()._tally.moments.state()
+    state = shared_evaluator()._tally.gathered[""].moments.state()
     assert state["n"] == want.n
     assert torch.equal(state["rows"] if state["rows"] is not None else state["mean"], want.state()["rows"]) or (
         torch.equal(state["scatter"].tril(), want.state()["scatter"].tril())
@@ -223,18 +223,19 @@ def test_features_that_fail_in_a_later_batch(corner: int, at: int, taken: int, p
     mine = fastfid.Evaluator(REFERENCE // 2, protocol=protocol, extractor=Poisoned(), device="cpu", batch_size=3)
     if taken:
         mine.update(REFERENCE[:taken] // 2)
-    before, rest = mine._tally.moments.state(), mine._tally.rest
+    before, rest = mine._tally.gathered[""].moments.state(), mine._tally.gathered[""].rest
     images = REFERENCE[:9] // 2
     images[at, :2, :2] = corner
     with pytest.raises(ValueError, match=r"NaN or infinity|where 12 are expected"):
         mine.update(images)
-    after = mine._tally.moments.state()
+    after = mine._tally.gathered[""].moments.state()
     assert mine.n == taken
     assert before.keys() == after.keys()
     for name, value in before.items():
         same = torch.equal(value, after[name]) if isinstance(value, torch.Tensor) else value == after[name]
         assert same, name
-    assert torch.equal(rest, mine._tally.rest) if rest is not None else mine._tally.rest is None
+    left = mine._tally.gathered[""].rest
+    assert torch.equal(rest, left) if rest is not None else left is None
 
 
 class Scenes(Dataset):

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastfid.distance.frechet import RTOL, check_dims, compare
 from fastfid.errors import ProtocolWarning, SmallSampleWarning
 from fastfid.evaluation.comparable import require_network
-from fastfid.evaluation.measuring import MeasuredSet
+from fastfid.evaluation.measuring import Features, MeasuredSet
 from fastfid.evaluation.opening import require_two
 from fastfid.evaluation.results import FIDResult, Run, versions
 from fastfid.evaluation.session import Session
+from fastfid.moments import Moments
 from fastfid.moments.metadata import missing_shards
 
 
 def distance_between(session: Session, ref: MeasuredSet, gen: MeasuredSet, certify: bool | None) -> FIDResult:
-    """The distance of two measured sides that belong together."""
-    for side in (ref, gen):
-        require_two(side.role, side.info.description, side.moments.n)
-    facts = _identity(session, ref, gen)
-    for side in (ref, gen):
-        _warn_of_size(session, side)
-    check_dims(ref.reference, gen.reference)
-    distance = compare(ref.reference, gen.reference, "auto", certify=bool(certify), rtol=RTOL)
+    """The distance of two measured sides that belong together, at the protocol's tap."""
+    sides = [(side.info.description, side.features[session.tap]) for side in (ref, gen)]
+    for description, one in sides:
+        require_two(one.role, description, one.moments.n)
+    facts = _identity(session, sides)
+    for description, one in sides:
+        _warn_of_size(session, description, one.moments)
+    first, second = (one.reference for _, one in sides)
+    check_dims(first, second)
+    distance = compare(first, second, "auto", certify=bool(certify), rtol=RTOL)
     made = FIDResult.from_result(distance)
     made.run = Run(
         metric=facts["metric"],
@@ -42,11 +46,11 @@ def distance_between(session: Session, ref: MeasuredSet, gen: MeasuredSet, certi
     return made
 
 
-def _identity(session: Session, ref: MeasuredSet, gen: MeasuredSet) -> dict[str, Any]:
+def _identity(session: Session, sides: Sequence[tuple[str, Features]]) -> dict[str, Any]:
     """What made both sides' features, which must agree where both say."""
     known = []
-    for side in (ref, gen):
-        metadata, description = side.moments.metadata, side.info.description
+    for description, one in sides:
+        metadata = one.moments.metadata
         if not metadata.get("fingerprint"):
             session.warn(
                 ProtocolWarning,
@@ -59,7 +63,7 @@ def _identity(session: Session, ref: MeasuredSet, gen: MeasuredSet) -> dict[str,
             text = f"{description}: part of a set; these shards are missing: {', '.join(missing)}"
             session.warn(ProtocolWarning, text)
         known.append(metadata)
-        if side.info.kind == "statistics" and metadata.get("weights_sha256") is None:
+        if one.given and metadata.get("weights_sha256") is None:
             session.warn(
                 ProtocolWarning,
                 f"{description}: made by {metadata.get('extractor')!r}, of which nothing but the name is known; nobody "
@@ -72,15 +76,15 @@ def _identity(session: Session, ref: MeasuredSet, gen: MeasuredSet) -> dict[str,
             "precision": "unknown",
         }
     if len(known) == 2:
-        require_network(ref.role, ref.info.description, known[0], known[1])
+        require_network(sides[0][1].role, sides[0][0], known[0], known[1])
     return known[-1]
 
 
-def _warn_of_size(session: Session, side: MeasuredSet) -> None:
-    n, d = side.moments.n, side.moments.dim
+def _warn_of_size(session: Session, description: str, moments: Moments) -> None:
+    n, d = moments.n, moments.dim
     if n is not None and d is not None and n <= d:
         session.warn(
             SmallSampleWarning,
-            f"{side.info.description}: {n} samples for {d} feature dimensions; the covariance is singular (rank at "
+            f"{description}: {n} samples for {d} feature dimensions; the covariance is singular (rank at "
             f"most {n - 1}) and the distance is dominated by the bias of small samples",
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from types import MappingProxyType
 
 import torch
 
@@ -15,6 +16,7 @@ from fastfid.evaluation.results import SetInfo, skipped_reasons
 from fastfid.evaluation.session import Session
 from fastfid.moments import Moments
 from fastfid.passes.pipeline import Reading, extract
+from fastfid.passes.store import Entry, Recording
 from fastfid.passes.tally import Tally
 from fastfid.protocols import Statistics
 from fastfid.runtime.progress import bar
@@ -23,19 +25,18 @@ from fastfid.sources import WHOLE, Source
 
 
 @dataclass(frozen=True)
-class MeasuredSet:
-    """One measured side; its moments become a Gaussian as ``rule`` says, with the d×d work on ``device``."""
+class Features:
+    """What is known of a set's features at one tap.
+
+    Their moments become a Gaussian as ``rule`` says, with the d×d work on ``device``.
+    """
 
     role: str
     moments: Moments
-    info: SetInfo
+    rows: torch.Tensor | None
+    given: bool
     rule: Statistics
     device: torch.device
-
-    @classmethod
-    def of(cls, session: Session, role: str, moments: Moments, info: SetInfo) -> MeasuredSet:
-        """Moments as one side of a session's comparisons."""
-        return cls(role, moments, info, session.protocol.statistics, session.device)
 
     @cached_property
     def reference(self) -> FrechetReference:
@@ -47,19 +48,42 @@ class MeasuredSet:
 
     def prove(self) -> None:
         """Find out now whether given statistics are a Gaussian's; the factor is used by the comparison."""
-        if self.info.kind == "statistics" and not self.moments.from_samples:
+        if self.given and not self.moments.from_samples:
             _ = self.reference.factor
 
 
-def measure(session: Session, given: GivenSet) -> MeasuredSet:
-    """One side, extracted unless its statistics are given."""
+@dataclass(frozen=True)
+class MeasuredSet:
+    """One measured side: what it was, and its features by tap."""
+
+    role: str
+    info: SetInfo
+    features: Mapping[str, Features]
+
+    @classmethod
+    def of(
+        cls,
+        session: Session,
+        role: str,
+        info: SetInfo,
+        moments: Mapping[str, Moments],
+        rows: Mapping[str, torch.Tensor | None] = MappingProxyType({}),
+    ) -> MeasuredSet:
+        """Moments, and rows where there are any, as one side of a session's comparisons."""
+        given, rule, device = info.kind == "statistics", session.protocol.statistics, session.device
+        features = {tap: Features(role, found, rows.get(tap), given, rule, device) for tap, found in moments.items()}
+        return cls(role, info, features)
+
+
+def measure(session: Session, given: GivenSet, keep: Collection[str] = ()) -> MeasuredSet:
+    """One side, extracted unless its statistics are given; rows are kept at the taps that ``keep`` names."""
     if isinstance(given.what, Moments):
         info = SetInfo(given.description, "statistics", given.what.n)
-        return MeasuredSet.of(session, given.role, given.what, info)
+        return MeasuredSet.of(session, given.role, info, given.statistics(session.tap))
     source = given.what
     session.warn_of_resampler()
     reading = session.reading(source)
-    done = _pass(session, given, source, reading)
+    done = _pass(session, given, source, reading, keep)
     notes = _of_all(session, "notes", source.notes)
     for text in _of_all(session, "remarks", source.remarks):
         session.warn(SetWarning, text)
@@ -67,7 +91,7 @@ def measure(session: Session, given: GivenSet) -> MeasuredSet:
     info = SetInfo(
         session.sharing.described(source, given.description),
         source.kind,
-        done.moments.n,
+        _count(done),
         tuple(bad.name for bad in done.skipped),
         _dropped(source, reading, done),
         done.seconds,
@@ -75,14 +99,17 @@ def measure(session: Session, given: GivenSet) -> MeasuredSet:
         tuple(source.unread.items()),
         tuple(bad.reason for bad in done.skipped),
     )
-    label(session, done.moments, info)
-    return MeasuredSet.of(session, given.role, done.moments, info)
+    moments = {tap: one.moments for tap, one in done.gathered.items()}
+    for tap, one in moments.items():
+        label(session, tap, one, info)
+    rows = {tap: one.rows for tap, one in done.gathered.items()}
+    return MeasuredSet.of(session, given.role, info, moments, rows)
 
 
-def label(session: Session, moments: Moments, info: SetInfo) -> None:
+def label(session: Session, tap: str, moments: Moments, info: SetInfo) -> None:
     """Have moments say how they were made, for results and statistics files."""
-    protocol, settings = session.protocol, session.settings
-    moments.metadata.update(session.network())
+    protocol, settings = replace(session.protocol, tap=tap or session.protocol.tap), session.settings
+    moments.metadata.update(session.network(tap))
     moments.metadata.update(
         fastfid=VERSION,
         protocol=protocol.name,
@@ -101,13 +128,17 @@ def label(session: Session, moments: Moments, info: SetInfo) -> None:
         moments.metadata["shards"] = [[info.description, settings.shard.index, settings.shard.of]]
 
 
-def _pass(session: Session, given: GivenSet, source: Source, reading: Reading) -> Tally:
+def _count(done: Tally) -> int | None:
+    """Images in the moments."""
+    return next(iter(done.gathered.values())).moments.n
+
+
+def _pass(session: Session, given: GivenSet, source: Source, reading: Reading, keep: Collection[str]) -> Tally:
     """The set read, or taken from what an earlier run kept of it."""
-    entry, recording = None, None
+    known: dict[str, Entry] = {}
+    recordings: dict[str, Recording] = {}
     if not session.sharing.is_own(source):
-        entry, recording = session.keeping.of(
-            given.role, source, session.extractor, session.protocol, reading, session.device
-        )
+        known, recordings = session.keeping.of(given.role, source, session.networks, session.protocol, reading)
     elif session.keeping.cache is not None or session.keeping.checkpoint is not None:
         session.warn(CacheWarning, f"{given.description}: what is each process's own is not kept")
     watch = partial(
@@ -125,16 +156,18 @@ def _pass(session: Session, given: GivenSet, source: Source, reading: Reading) -
             session.require_network_dim()
             progress(count)
 
+        missing = [tap for tap in session.networks if tap not in known]
         return extract(
             source,
             session.protocol,
-            session.extractor,
+            session.extractor.at(*missing) if missing else session.extractor,
             reading,
             device=session.device,
+            keep=keep,
             progress=show,
             world=session.world,
-            entry=entry,
-            recording=recording,
+            known=known,
+            recordings=recordings,
             watch=watch,
         )
 
@@ -170,7 +203,7 @@ def _replaced(session: Session, source: Source, reading: Reading, done: Tally) -
     if limit is None or known is None:
         return ""
     wanted = known[0] if session.settings.shard == WHOLE else reading.count(source)
-    n = (done.moments.n or 0) + done.dropped
+    n = (_count(done) or 0) + done.dropped
     if n == wanted:
         return f"; others were drawn in their place, so that n is {n}"
     return f"; limit={limit}, but n={n}: there were not enough others to draw in their place"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,11 @@ class GivenSet:
     role: str
     description: str
     what: Source | Moments
+    further: Mapping[str, Moments] = field(default_factory=dict)
+
+    def statistics(self, tap: str) -> dict[str, Moments]:
+        """By tap, where statistics were given: ``what`` is that of ``tap``."""
+        return {tap: self.what, **self.further} if isinstance(self.what, Moments) else {}
 
 
 def open_set(session: Session, role: str, given: Any) -> GivenSet:
@@ -66,7 +71,7 @@ def check(session: Session, given: Sequence[GivenSet]) -> None:
             and not session.sharing.is_own(one.what)
         ):
             reading = session.reading(one.what)
-            session.keeping.prove(one.role, one.what, session.extractor, session.protocol, reading, session.device)
+            session.keeping.prove(one.role, one.what, session.networks, session.protocol, reading)
 
 
 def check_distance(session: Session, given: Sequence[GivenSet]) -> None:
@@ -79,7 +84,7 @@ def check_distance(session: Session, given: Sequence[GivenSet]) -> None:
             n = min(n, session.settings.limit)
         require_two(one.role, one.description, n)
         if isinstance(one.what, Moments) and one.what.dim is not None:
-            session.require_dim(f"{one.role}={one.description!r}", one.what.dim)
+            session.require_dim(session.tap, f"{one.role}={one.description!r}", one.what.dim)
     if any(isinstance(one.what, Source) for one in given):
         session.require_network_dim()
 

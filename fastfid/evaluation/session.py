@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -34,18 +34,21 @@ from fastfid.sources import WHOLE, Shard, Source
 
 
 @contextmanager
-def session(function: str, options: Mapping[str, Any], *, without: Collection[str] = ()) -> Iterator[Session]:
+def session(
+    function: str, options: Mapping[str, Any], *, without: Collection[str] = (), taps: Sequence[str] = ()
+) -> Iterator[Session]:
     """One call of a public function, among all processes that make it.
 
     Args:
         function: its name, for errors.
         options: as they were given.
         without: those that it does not take.
+        taps: the network's layers that are read; only the protocol's where there are none.
     """
     require_known(function, options, without=without)
     several, own = asked(options.get("distributed", False))
     with joined(several, timeout_s=options.get("timeout")) as world:
-        yield Session(Settings.of(options), world, own)
+        yield Session(Settings.of(options), world, own, taps)
 
 
 class Session:
@@ -62,7 +65,7 @@ class Session:
         keeping: the cache or the checkpoints.
     """
 
-    def __init__(self, settings: Settings, world: World, own: bool) -> None:
+    def __init__(self, settings: Settings, world: World, own: bool, taps: Sequence[str] = ()) -> None:
         self.settings, self.protocol, self.world = settings, settings.protocol, world
         if world.size > 1 and settings.shard != WHOLE:
             raise ValueError("shard and distributed both divide the set; leave one of them out")
@@ -71,7 +74,8 @@ class Session:
         self.share = settings.shard if world.size == 1 else Shard(world.index, world.size)
         self.progress = world.index == 0 and wanted(settings.progress)
         self.remarks: list[str] = []
-        self._dim: tuple[int, str] | None = None
+        self._taps = tuple(taps) or (self.protocol.tap,)
+        self._dims: dict[str, tuple[int, str]] = {}
         self.keeping = Keeping(settings.cache, settings.checkpoint, self.warn)
 
     @cached_property
@@ -81,7 +85,7 @@ class Session:
         if settings.extractor is None:
             with first_on_node(self.world, "weights"):
                 made = inception_extractor(
-                    self.protocol.tap,
+                    self._taps,
                     weights=settings.weights,
                     device=self.device,
                     precision=settings.precision,
@@ -89,6 +93,7 @@ class Session:
                 )
         else:
             made = as_extractor(settings.extractor, device=self.device)
+            made = made.at(*self._taps) if made.taps != ("",) else made
         if made.weights is not None and made.taps != ("",) and not made.official:
             self.warn(
                 NotFIDWarning,
@@ -101,12 +106,24 @@ class Session:
             self.remarks.append(WIDENED)  # the network itself warns
         return made
 
-    def network(self) -> dict[str, Any]:
-        """What the extractor is, as results and statistics files carry it."""
-        made = self.extractor
+    @cached_property
+    def networks(self) -> dict[str, Extractor]:
+        """The extractor at each of its taps alone."""
+        return {tap: self.extractor.at(tap) for tap in self.extractor.taps}
+
+    @property
+    def tap(self) -> str:
+        """The tap of the protocol's distance, as ``networks`` has it; no network is made for it."""
+        given = self.settings.extractor
+        inception = given is None or (isinstance(given, Extractor) and given.taps != ("",))
+        return self.protocol.tap if inception else ""
+
+    def network(self, tap: str | None = None) -> dict[str, Any]:
+        """What the extractor is at a tap (the protocol's), as results and statistics files carry it."""
+        made = self.networks[self.tap if tap is None else tap]
         return {
             "extractor": made.name,
-            "tap": self.protocol.tap if made.taps != ("",) else None,
+            "tap": made.taps[0] or None,
             "weights": made.weights.label if made.weights else None,
             "weights_sha256": made.weights.sha256 if made.weights else None,
             "precision": made.precision or "the extractor's own",
@@ -147,17 +164,17 @@ class Session:
 
     def require_network_dim(self) -> None:
         """The network's features, as soon as their number is known, are as many as the other side's."""
-        if self.extractor.dim is not None:
-            self.require_dim(f"the network {self.extractor.name}", self.extractor.dim)
+        for tap, network in self.networks.items():
+            if network.dim is not None:
+                self.require_dim(tap, f"the network {network.name}", network.dim)
 
-    def require_dim(self, who: str, dim: int) -> None:
-        """All features of a comparison have one dimension; the first that is known is taken for it."""
-        if self._dim is None:
-            self._dim = (dim, who)
-        elif self._dim[0] != dim:
+    def require_dim(self, tap: str, who: str, dim: int) -> None:
+        """All features of one tap have one dimension; the first that is known is taken for it."""
+        known, whose = self._dims.setdefault(tap, (dim, who))
+        if known != dim:
             raise IncomparableError(
-                f"{who} has {dim} features, {self._dim[1]} has {self._dim[0]}: no distance is defined between them; "
-                "make both with the same network and tap (--tap, --extractor)"
+                f"{who} has {dim} features, {whose} has {known}: no distance is defined between them; make both with "
+                "the same network and tap (--tap, --extractor)"
             )
 
     def agree_on_network(self) -> None:

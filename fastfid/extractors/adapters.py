@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,10 @@ class Extractor:
         weights: WeightsInfo | None = None,
         precision: str = "",
         check: Callable[[], None] = lambda: None,
+        narrowed: Callable[[tuple[str, ...]], Extractor] | None = None,
     ) -> None:
         self._compute, self._remake, self._check, self._dims = compute, remake, check, list(dims)
+        self._narrowed = narrowed
         self.name, self.device, self.taps, self.weights, self.precision = name, device, taps, weights, precision
         self.official = weights is not None and weights.official
         self.metric = _metric(weights, taps[0], precision)
@@ -118,6 +120,19 @@ class Extractor:
                 )
             self._dims[i] = values.shape[1]
         return made
+
+    def at(self, *taps: str) -> Extractor:
+        """The same network at some of its taps.
+
+        Raises:
+            ValueError: it has no such tap.
+        """
+        if taps == self.taps:
+            return self
+        unknown = [tap for tap in taps if tap not in self.taps]
+        if unknown or self._narrowed is None or not taps:
+            raise ValueError(f"{self.name}: no taps {', '.join(map(repr, unknown or taps))}; it has {self.taps}")
+        return self._narrowed(taps)
 
     def check(self) -> None:
         """Raise where features given since the last check overflowed the precision; waits for the device, once.
@@ -212,17 +227,22 @@ class _Inception:
     def __call__(self, where: torch.device) -> Extractor:
         check_precision(self.precision, where)
         network = _network(self.state, where, self.precision, self.fold, self.graphs)
+        return self._extractor(network, where, self.taps)
+
+    def _extractor(self, network: FoldedInception | _Plain, where: torch.device, taps: tuple[str, ...]) -> Extractor:
+        """The network's features at some taps; remade elsewhere, at these taps."""
         suffix = "" if self.precision == "fp32" else f" ({self.precision})"
         return Extractor(
-            lambda x: network(x, self.taps),
-            self,
-            name=f"{INCEPTION_NAME}:{'+'.join(self.taps)}{suffix}",
+            lambda x: network(x, taps),
+            replace(self, taps=taps),
+            name=f"{INCEPTION_NAME}:{'+'.join(taps)}{suffix}",
             device=where,
-            taps=self.taps,
-            dims=[TAPS[name] for name in self.taps],
+            taps=taps,
+            dims=[TAPS[name] for name in taps],
             weights=self.weights,
             precision=self.precision,
             check=network.check,
+            narrowed=lambda fewer: self._extractor(network, where, fewer),
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Inception:

@@ -8,9 +8,10 @@ of their own (fastfid.passes.staging); resampling happens where the network is; 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Collection, Generator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -21,9 +22,10 @@ from fastfid.extractors import Extractor
 from fastfid.moments import Moments
 from fastfid.passes.staging import Staging
 from fastfid.passes.store import Entry, PassState, Recording
-from fastfid.passes.tally import FeatureBatch, Tally
+from fastfid.passes.tally import FeatureBatch, Gathered, Tally
 from fastfid.protocols import IDENTITY, Normalize, Protocol, Resize
 from fastfid.resample import RaggedImages, resize_normalize
+from fastfid.runtime.checks import shared_tensor
 from fastfid.runtime.device import float64_device
 from fastfid.runtime.dispatch import backend_for
 from fastfid.sources import WHOLE, Batches, ImageBatch, Shard, Source
@@ -173,10 +175,13 @@ def features_of(
             if batch.names:
                 with torch.no_grad():
                     pixels = staging(batch.images)
-                    rows = extractor(_resampled(pixels, protocol, device, inputs.of(len(batch))))
-            made = FeatureBatch(rows, batch.names, batch.bad)
+                    made = extractor.features(_resampled(pixels, protocol, device, inputs.of(len(batch))))
+                    rows = dict(zip(extractor.taps, made, strict=True))
+            found = FeatureBatch(rows, batch.names, batch.bad)
+            made = ()
             del batch, pixels, rows  # not held while the next is waited for
-            yield made
+            yield found
+            del found
 
 
 def extract(
@@ -186,18 +191,21 @@ def extract(
     reading: Reading,
     *,
     device: torch.device,
+    keep: Collection[str] = (),
     progress: Progress | None = None,
     world: World | None = None,
-    entry: Entry | None = None,
-    recording: Recording | None = None,
+    known: Mapping[str, Entry] | None = None,
+    recordings: Mapping[str, Recording] | None = None,
     watch: Callable[..., Watch | None] | None = None,
 ) -> Tally:
-    """One pass: the moments of the extractor's features over an image set.
+    """One pass: the moments of the extractor's features over an image set, tap by tap, and rows where they are wanted.
 
     Args:
-        world: the processes that read the set's shards, one each; what they found is merged, the same on all.
-        entry: what an earlier pass over the same shard came to; nothing is read then.
-        recording: keeps the pass for later ones, and knows where an interrupted one stopped.
+        keep: the taps whose rows are kept.
+        world: the processes that read the set's shards, one each; the moments that they found are merged, the same on
+            all; each keeps its own rows.
+        known: by tap, what an earlier pass over the same shard came to; where all taps are known, nothing is read.
+        recordings: by tap, what keeps the pass for later ones, and knows where an interrupted one stopped.
         watch: makes what sees to it that all ranks were given the same, from the position where the pass begins.
 
     Raises:
@@ -205,29 +213,40 @@ def extract(
         EmptySourceError: no image was left.
         RankError: another process failed.
     """
-    world = world or World()
+    world, known, recordings = world or World(), known or {}, recordings or {}
     block = protocol.statistics.block if reading.shard == WHOLE else 0
-    if entry is not None:
-        tally = _restored(entry.state, source, block, device)
-        tally.seconds = 0.0
-        watching = None if watch is None else watch(start=tally.read)
-    else:
-        with recording or nullcontext():
-            resumed = None if recording is None else recording.resumed
-            tally = Tally(block) if resumed is None else _restored(resumed, source, block, device)
-            watching = None if watch is None else watch(start=tally.read)
+    tally = Tally({tap: Gathered(block, keep=tap in keep) for tap in dict.fromkeys((*known, *extractor.taps))})
+    for tap, entry in known.items():
+        _restore(tally, tap, entry.state, source, device)
+        if tap in keep:
+            tally.gathered[tap].keep(shared_tensor(entry.features))
+    missing = {tap: one for tap, one in tally.gathered.items() if tap not in known}
+    tally.seconds = 0.0
+    watching = None if watch is None or missing else watch(start=tally.read)
+    if missing:
+        passing = Tally(missing)
+        with ExitStack() as opened:
+            for tap, recording in recordings.items():
+                opened.enter_context(recording)
+                if recording.resumed is not None:
+                    _restore(passing, tap, recording.resumed, source, device)
+                    if tap in keep and recording.keeps_rows:
+                        passing.gathered[tap].keep(recording.earlier().to(device))
+            watching = None if watch is None else watch(start=passing.read)
             seen = None if watching is None else watching.see
-            begun = {"start": tally.read, "missed": len(tally.skipped)}
+            begun = {"start": passing.read, "missed": len(passing.skipped)}
             batches = features_of(source, protocol, extractor, reading, device=device, seen=seen, **begun)
-            _run(batches, tally, source, extractor, recording, progress, world)
+            _run(batches, passing, source, extractor, recordings, progress, world)
+        tally.read, tally.seconds, tally.skipped = passing.read, passing.seconds, passing.skipped
     remark = None if watching is None else watching.finish()
     if remark:
         source.notes = (*source.notes, remark)
     tally.finish()
-    tally.moments = merge_across(tally.moments, world, device=device)
+    for one in tally.gathered.values():
+        one.moments = merge_across(one.moments, world, device=device)
     tally.skipped = [bad for share in world.gather("skipped", tally.skipped) for bad in share]
     tally.read = sum(world.gather("read", tally.read))
-    if tally.moments.n == 0:
+    if tally.read == len(tally.skipped):
         raise EmptySourceError(
             f"{source.description}: none of the {len(tally.skipped)} images could be read; the first: "
             f"{tally.skipped[0]}"
@@ -242,41 +261,45 @@ def _run(
     tally: Tally,
     source: Source,
     extractor: Extractor,
-    recording: Recording | None,
+    recordings: Mapping[str, Recording],
     progress: Progress | None,
     world: World,
 ) -> None:
     """Add up what is left of a pass, and have it recorded."""
     begin, show = time.perf_counter() - tally.seconds, progress or (lambda _count: None)
 
-    def state() -> PassState:
+    def state(tap: str) -> PassState:
         extractor.check()
-        moments, skipped = tally.moments.state(), tuple(tally.skipped)
-        return PassState(moments, tally.read, tally.seconds, tally.rest, skipped, tuple(source.notes))
+        one, skipped = tally.gathered[tap], tuple(tally.skipped)
+        rows = None if recordings[tap].keeps_rows else one.rows
+        return PassState(one.moments.state(), tally.read, tally.seconds, one.rest, skipped, tuple(source.notes), rows)
 
     show(tally.read)
     with closing(batches):
         for batch in batches:
-            if recording is not None and batch.rows is not None:
-                recording.append(batch.rows)
+            for tap, recording in recordings.items():
+                if batch.rows is not None:
+                    recording.append(batch.rows[tap])
             tally.add(batch)
             tally.seconds = time.perf_counter() - begin
-            if recording is not None:
-                recording.offer(state)
+            for tap, recording in recordings.items():
+                recording.offer(partial(state, tap))
             show(len(batch.names) + len(batch.bad))
             world.check()
     extractor.check()
-    tally.moments.check()
-    if recording is not None:
-        recording.finish(state())
+    for one in tally.gathered.values():
+        one.moments.check()
+    for tap, recording in recordings.items():
+        recording.finish(state(tap))
     tally.seconds = time.perf_counter() - begin
 
 
-def _restored(state: PassState, source: Source, block: int, device: torch.device) -> Tally:
+def _restore(tally: Tally, tap: str, state: PassState, source: Source, device: torch.device) -> None:
     """A pass where an earlier one stopped, or ended."""
-    tally = Tally(block)
-    tally.moments = Moments.from_state(state.moments, float64_device(device))
+    one = tally.gathered[tap]
+    one.moments = Moments.from_state(state.moments, float64_device(device))
+    one.rest = None if state.rest is None else state.rest.to(device)
+    if state.kept is not None:
+        one.keep(state.kept.to(device))
     tally.skipped, tally.read, tally.seconds = list(state.skipped), state.read, state.seconds
-    tally.rest = None if state.rest is None else state.rest.to(device)
     source.notes = tuple(dict.fromkeys((*state.notes, *source.notes)))
-    return tally

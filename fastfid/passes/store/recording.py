@@ -88,6 +88,24 @@ class Recording:
                 self._checkpoint.remove()
         return tensorfile.Rows(file)
 
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the features themselves are recorded."""
+        return self._features is not None
+
+    def earlier(self) -> torch.Tensor:
+        """The features [n, d] of an earlier attempt."""
+        assert self._features is not None
+        return torch.from_numpy(self._features.rows.so_far())
+
+    def begin_anew(self) -> None:
+        """Forget where an earlier attempt stopped."""
+        self.resumed, self._kept = None, False
+        if self._draft is not None:
+            assert self._features is not None
+            self._features.close()
+            self._features = _Features(tensorfile.Rows(self._draft.file))
+
     def append(self, features: torch.Tensor) -> None:
         """Add the features [b, d] of the next images; waits for a GPU once in 8 MiB of them. They may change later."""
         kept = self._features

@@ -29,6 +29,7 @@ class PassState:
         rest: rows [k, d] that wait for a whole block of the protocol, or None.
         skipped: the images that could not be read.
         notes: the source's notes so far.
+        kept: rows [n, d], the features so far, where they are wanted and kept nowhere else, or None.
     """
 
     moments: Mapping[str, Any]
@@ -37,6 +38,7 @@ class PassState:
     rest: torch.Tensor | None = None
     skipped: tuple[BadImageError, ...] = ()
     notes: tuple[str, ...] = ()
+    kept: torch.Tensor | None = None
 
 
 def to_arrays(state: PassState, **more: Any) -> dict[str, NDArray[Any]]:
@@ -60,7 +62,7 @@ def from_file(file: TensorFile) -> tuple[PassState, dict[str, Any]]:
     said = "{place!r} holds no state of a pass that this fastfid understands: {reason}"
     with reading(file.path, error=CacheError, say=said):
         facts = _unpacked(json.loads(file.array(_RECORD).tobytes()), file)
-        made = {name: facts.pop(name) for name in PassState.__dataclass_fields__}
+        made = {name: facts.pop(name) for name in PassState.__dataclass_fields__ if name != "kept" or name in facts}
         made["skipped"] = tuple(BadImageError(*bad) for bad in made["skipped"])
         made["notes"] = tuple(made["notes"])
         if type(made["read"]) is not int or made["read"] < 0 or not isinstance(made["moments"], dict):

@@ -99,6 +99,14 @@ class Rows:
         file.truncate()
         return rows
 
+    def so_far(self) -> NDArray[Any]:
+        """[n, d], read back from the file."""
+        at = self.file.tell()
+        self.file.seek(HEADER_BYTES)
+        made = np.frombuffer(bytearray(self.file.read(self._bytes())), _DTYPES[self.dtype or "F32"])
+        self.file.seek(at)
+        return made.reshape(self.n, self.dim or 0)
+
     def append(self, rows: NDArray[Any]) -> None:
         """Write rows [b, d], float32 or float64, of the dtype and d of the first ones."""
         name = _NAMES.get(rows.dtype, str(rows.dtype))
