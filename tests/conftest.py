@@ -1,11 +1,18 @@
-"""Shared by all tests: skip-and-count GPU tests without a GPU; fixed seeds.
+"""Shared by all tests: skip-and-count GPU tests without a GPU; fixed seeds; threads that wait asleep.
 
 The oracle comparisons with the real reference packages have their own conftest in ``tests/oracles``.
+
+GNU OpenMP's threads spin where they wait (``OMP_WAIT_POLICY``, read once when torch loads it). Beside this suite's own
+threads and processes that costs more than the work: on two busy cores three to four times the processor time of
+test_ambient.py, test_extractors_network.py and test_sources_items.py. It changes no number.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported; the tests' own processes inherit it
 
 import numpy as np
 import pytest
