@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported; the tests' own processes inherit it
 
@@ -18,6 +19,8 @@ import numpy as np
 import pytest
 import switches
 import torch
+
+from fastfid.extractors import weights
 
 AT_FIRST = switches.settings()
 
@@ -35,6 +38,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _no_switch_is_left_changed() -> Iterator[None]:
     yield
     switches.put_back(AT_FIRST)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _random_weights_are_made_once() -> Iterator[None]:
+    """Two seconds each; tests/test_extractors_random.py asks for them where they are made."""
+    made = lru_cache(maxsize=2)(weights.random_state)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "random_state", lambda seed: {name: v.clone() for name, v in made(seed).items()})
+        yield
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def fast() -> folded.FoldedInception:
 
 @pytest.fixture(scope="module")
 def x() -> torch.Tensor:
-    return images(3)
+    return images(2)
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +91,8 @@ def test_the_pools_are_those_of_the_tensorflow_graph() -> None:
     np.testing.assert_array_equal(inception.pool_before(-ramp, "maximum")[0, 0, 0], [0, 0, -1, -2])
 
 
-@pytest.mark.parametrize("precision", ["fp32"])
-def test_folding_changes_nothing_but_rounding(
-    engine: str, precision: str, x: torch.Tensor, exact: dict[str, torch.Tensor]
-) -> None:
-    made = folded.FoldedInception(shared_state(), CPU, precision)
+def test_folding_changes_nothing_but_rounding(engine: str, x: torch.Tensor, exact: dict[str, torch.Tensor]) -> None:
+    made = folded.FoldedInception(shared_state(), CPU, "fp32")
     assert made.fused == (engine == "fused")
     for tap, value in zip(ALL, made(x, ALL), strict=True):
         assert value.dtype == torch.float32
@@ -108,16 +105,14 @@ def test_the_plain_network_in_float32(plain: InceptionV3, x: torch.Tensor, exact
             tolerances.check(value, exact[tap], relative=tolerances.NETWORK_FP32, what=tap)
 
 
-def test_bf16_is_close(
-    engine: str, x: torch.Tensor, exact: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if "bf16" not in accepted_precisions(CPU):  # torch's own convolutions have it on every CPU
-        monkeypatch.setattr(folded, "onednn_usable", lambda: False)
+def test_bf16_is_close(engine: str, x: torch.Tensor, exact: dict[str, torch.Tensor]) -> None:
+    if engine == "fused" and "bf16" not in accepted_precisions(CPU):
+        pytest.skip("oneDNN has no bf16 on this CPU; torch's own convolutions have it on every one")
     made = folded.FoldedInception(shared_state(), CPU, "bf16")
-    for tap, value in zip(ALL, made(x, ALL), strict=True):
+    for tap, value in zip(ALL, made(x[:1], ALL), strict=True):
         assert value.dtype == torch.float32
         bound = tolerances.NETWORK_BF16_SPATIAL if tap == "spatial" else tolerances.NETWORK_BF16
-        tolerances.check(value, exact[tap], relative=bound, what=tap)
+        tolerances.check(value, exact[tap][:1], relative=bound, what=tap)
 
 
 def test_folded_weights_by_hand() -> None:
@@ -138,7 +133,7 @@ def test_spatial_is_row_column_channel(plain: InceptionV3, fast: folded.FoldedIn
     with torch.no_grad():
         (flat,) = plain(x, ("spatial",))
     handle.remove()
-    assert maps[0].shape == (3, 192, 17, 17)
+    assert maps[0].shape == (2, 192, 17, 17)
     values = maps[0].numpy()
     by_hand = [values[1, c, row, column] for row in range(17) for column in range(17) for c in range(7)]
     np.testing.assert_array_equal(flat[1], by_hand)
@@ -188,35 +183,44 @@ def test_nothing_behind_the_last_tap_runs(plain: InceptionV3, taps: tuple[str, .
 
 
 def test_the_batch_does_not_matter(fast: folded.FoldedInception) -> None:
-    z = images(13, 139, seed=3)
+    z = images(9, 107, seed=3)
     (whole,) = fast(z)
-    for i in (0, 6, 12):
+    for i in (0, 4, 8):
         tolerances.check(fast(z[i : i + 1])[0][0], whole[i], relative=tolerances.NETWORK_BATCH)
     (reversed_,) = fast(z.flip(0))
     tolerances.check(reversed_.flip(0), whole, relative=tolerances.NETWORK_BATCH)
 
 
-def test_any_layout_gives_the_same_and_the_input_is_kept(engine: str, x: torch.Tensor) -> None:
-    made = folded.FoldedInception(shared_state(), CPU, "fp32")
-    z = x[:2].clone()
+def test_any_layout_gives_the_same_and_the_input_is_kept(engine: str) -> None:
+    made, x = folded.FoldedInception(shared_state(), CPU, "fp32"), images(2, 107)
+    z = x.clone()
     (first,) = made(z)
-    np.testing.assert_array_equal(z, x[:2])
+    np.testing.assert_array_equal(z, x)
     channels_last = z.contiguous(memory_format=torch.channels_last)
     np.testing.assert_array_equal(made(channels_last)[0], first)
-    np.testing.assert_array_equal(channels_last, x[:2])
-    strided = torch.zeros(2, 3, 299, 2 * 299)[..., ::2]
+    np.testing.assert_array_equal(channels_last, x)
+    strided = torch.zeros(2, 3, 107, 2 * 107)[..., ::2]
     strided.copy_(z)
     np.testing.assert_array_equal(made(strided)[0], first)
 
 
-def test_other_sizes_after_each_other(engine: str, plain: InceptionV3) -> None:
-    """The fused weights are put in order for the first size; later sizes must give the same as a fresh network."""
+@pytest.fixture(scope="module")
+def of_sizes(plain: InceptionV3) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Images of one size after the other, the first again at last, and what the plain network says of them."""
+    z = images(1, 331)
+    made = [z[:, :, :height, :width] for height, width in ((299, 299), (75, 75), (80, 141), (331, 90), (299, 299))]
+    with torch.no_grad():
+        return [(one, plain(one)[0]) for one in made]
+
+
+def test_other_sizes_after_each_other(engine: str, of_sizes: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """The fused weights are put in order for a size; a later size finds them in its own, and the same numbers."""
     made = folded.FoldedInception(shared_state(), CPU, "fp32")
-    for height, width in ((299, 299), (75, 75), (80, 141), (331, 90)):
-        z = images(2, 331)[:, :, :height, :width]
-        with torch.no_grad():
-            (expected,) = plain(z)
-        tolerances.check(made(z)[0], expected, relative=2 * tolerances.NETWORK_FP32, what=f"{height}x{width}")
+    for z, expected in of_sizes:
+        tolerances.check(made(z)[0], expected, relative=2 * tolerances.NETWORK_FP32, what=str(z.shape))
+        first = made._runs["Conv2d_1a_3x3"]
+        assert isinstance(first, folded._FusedUnit) == (engine == "fused")
+        assert not isinstance(first, folded._FusedUnit) or first.ordered[0] == z.shape[2:]
 
 
 def test_results_are_ordinary_tensors(fast: folded.FoldedInception) -> None:
@@ -268,9 +272,9 @@ def test_flops_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("size", "tap"), [((299, 299), "2048"), ((139, 211), "2048"), ((299, 299), "spatial")])
-def test_flops_as_torch_counts_them(plain: InceptionV3, size: tuple[int, int], tap: str) -> None:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        InceptionV3().to("meta")(torch.empty(2, 3, *size, device="meta"), (tap,))
+def test_flops_as_torch_counts_them(size: tuple[int, int], tap: str) -> None:
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.device("meta"):
+        InceptionV3()(torch.empty(2, 3, *size), (tap,))
     assert 2 * inception.flops(size, tap) == counter.get_total_flops()
 
 

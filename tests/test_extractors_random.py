@@ -26,16 +26,9 @@ def test_the_default_seed_gives_the_written_bits() -> None:
     assert state_sha256(state) == DIGESTS[0]
 
 
-def test_the_number_of_threads_does_not_matter() -> None:
+def test_the_callers_threads_and_defaults_do_not_matter() -> None:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        assert state_sha256(random_weights.random_state(1)) == DIGESTS[1]
-    finally:
-        torch.set_num_threads(threads)
-
-
-def test_the_callers_defaults_do_not_matter() -> None:
+    torch.set_num_threads(3 - min(threads, 2))
     torch.set_default_dtype(torch.float64)
     torch.set_default_device("meta")
     try:
@@ -44,6 +37,7 @@ def test_the_callers_defaults_do_not_matter() -> None:
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
+        torch.set_num_threads(threads)
     assert state_sha256(state) == DIGESTS[1]
 
 
@@ -122,7 +116,7 @@ def _blurred(z: torch.Tensor, sigma_px: float) -> torch.Tensor:
 
 def test_the_distance_grows_with_noise_and_with_blur() -> None:
     made = inception_extractor(("64", "2048"), weights="random")
-    z = images(20, 107, seed=5)
+    z = images(12, 91, seed=5)
     clean = made.features(z)
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(2))
     series = {

@@ -100,12 +100,16 @@ class _PlainUnit:
 
 
 class _FusedUnit:
-    """One unit as a single oneDNN call on a CPU, with weights that the first input's size puts in order."""
+    """One unit as a single oneDNN call on a CPU, with weights in the order that the last input's size asks for.
+
+    An order made for another size would be undone and redone in every call, which takes longer than the convolution.
+    """
 
     def __init__(self, unit: Unit, weight: Tensor, bias: Tensor, tf32: bool = False) -> None:
         del tf32  # an arithmetic of GPUs
-        self.unit, self.weight, self.bias = unit, weight, bias
+        self.unit, self.bias = unit, bias
         self.stride, self.padding = [unit.stride, unit.stride], list(unit.padding)
+        self.ordered: tuple[torch.Size | None, Tensor] = (None, weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Pool, convolve, rectify; an average pool goes behind the convolution, and the ReLU behind that."""
@@ -116,13 +120,13 @@ class _FusedUnit:
 
     def _convolve(self, x: Tensor, then: str) -> Tensor:
         """The convolution, its bias and what follows it."""
-        weight = self.weight
-        if not weight.is_mkldnn:
-            opaque = weight.contiguous().to_mkldnn()
+        size, weight = self.ordered
+        if size != x.shape[2:]:
+            plain = weight if size is None else weight.to_dense()
             weight = torch.ops.aten.mkldnn_reorder_conv2d_weight(
-                opaque, self.padding, self.stride, [1, 1], 1, list(x.shape)
+                plain.contiguous().to_mkldnn(), self.padding, self.stride, [1, 1], 1, list(x.shape)
             )
-            self.weight = weight
+            self.ordered = (x.shape[2:], weight)
         made: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, weight, self.bias, self.padding, self.stride, [1, 1], 1, then, [], ""
         )
