@@ -1,6 +1,6 @@
 """Registers, spills and shared memory of a Triton kernel compiled for a GPU that is not there.
 
-    python tests/compiled.py OPERATION CAPABILITY       one line per kernel, as fastfid.kernels.probe lists them
+    python tests/compiled.py CAPABILITY OPERATION …     a line per kernel, as fastfid.kernels.probe lists them
 
 Run in a process without Triton's interpreter; the two cannot share one.
 """
@@ -40,14 +40,15 @@ def resources(capability: int, made: Any) -> str:
     return f"{target}: {registers} registers, {spilled} bytes spilled, {made.metadata.shared} bytes shared"
 
 
-def main(operation: str, capability: int) -> None:
-    for name, kernel, pointers, constants in probe.variants(operation):
-        made = probe.compiled(capability, kernel, pointers, constants)
-        ptx = made.asm["ptx"]
-        assert "tf32" not in ptx
-        product = "DMMA" if probe.on_tensor_cores(ptx) else ""
-        sys.stdout.write(f"{name} [{product}] {resources(capability, made)}\n")
+def main(capability: int, *operations: str) -> None:
+    for operation in operations:
+        for name, kernel, pointers, constants in probe.variants(operation):
+            made = probe.compiled(capability, kernel, pointers, constants)
+            ptx = made.asm["ptx"]
+            assert "tf32" not in ptx
+            product = "DMMA" if probe.on_tensor_cores(ptx) else ""
+            sys.stdout.write(f"{operation}: {name} [{product}] {resources(capability, made)}\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(int(sys.argv[1]), *sys.argv[2:])

@@ -1,15 +1,19 @@
 """Triton kernels without a GPU: values in the interpreter, compiles for many GPUs; both in processes of their own.
 
 The interpreter proves indexing, masks and layout, not precision, races or speed. Compiling prints registers and spills.
+The processes take as long to start as to work: one is for all of the interpreter's cases and one for all kernels of a
+GPU; two run at a time, and they share Triton's cache.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
-import textwrap
-from pathlib import Path
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import child
 import pytest
@@ -21,109 +25,66 @@ pytest.importorskip("triton", reason="Triton is an optional extra and has no whe
 VERSION = tuple(int(part) for part in str(probe.triton_version()).split(".")[:2])
 
 
-def run(code: str, **variables: str) -> str:
-    command = [sys.executable, "-c", textwrap.dedent(code)]
+def script(name: str, *words: object, **variables: str) -> str:
+    command = [sys.executable, str(child.TESTS / name), *map(str, words)]
     done = subprocess.run(
-        command, cwd=child.TESTS, env=child.environment(**variables), capture_output=True, text=True, timeout=500
+        command, env=child.environment(**variables), capture_output=True, text=True, check=False, timeout=500
     )
-    if VERSION < (3, 5):  # has no product in float64, neither compiled nor here
-        assert "Unsupported lhs dtype fp64" in done.stderr
-        return ""
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 
 
-def test_symmetric_product_in_the_interpreter() -> None:
-    run(
-        """
-        import torch
-        from fastfid.kernels.symmetric import CONFIGS, products, symmetric_product
-
-        torch.manual_seed(0)
-        gram, quadratic, multiply = products()
-        block = CONFIGS[torch.float64]["BLOCK"]
-        shapes = [(1, 1, 1), (2, 5, 3), (1, 3, block - 1), (1, 17, block), (3, 70, block + 1), (1, 2, 2 * block + 5)]
-        for dtype, bound in ((torch.float64, 1e-13), (torch.float32, 1e-5)):
-            for batch, inner, size in shapes:
-                x = torch.randn(batch, inner, size + 3, dtype=dtype)[:, :, :size]  # rows further apart than size
-                d = torch.randn(batch, size, size, dtype=dtype)
-                d = d + d.mT
-                out = torch.full((batch, size, size), float("nan"), dtype=dtype)  # poison: every element is written
-                symmetric_product(x, d, out, square=0.1, linear=-1 / 3, constant=1.7)
-                eye = torch.eye(size, dtype=torch.float64)
-                want = 0.1 * x.double().mT @ x.double() - d.double() / 3 + 1.7 * eye
-                assert (out - want).abs().max() <= bound * want.abs().max(), (dtype, batch, inner, size)
-                assert torch.equal(out, out.mT)
-                a = gram(x)
-                assert (a - x.mT @ x).abs().max() <= bound * a.abs().max()
-                got, want = quadratic(a, 8.2, -22.9, 16.4), 8.2 * eye.to(dtype) - 22.9 * a + 16.4 * a @ a
-                assert (got - want).abs().max() <= bound * want.abs().max()
-                assert torch.equal(got, got.mT)
-        symmetric_product(torch.empty(0, 2, 2), None, torch.empty(0, 2, 2), square=1.0, linear=0.0, constant=0.0)
-        """,
-        TRITON_INTERPRET="1",
-    )
+@pytest.fixture(scope="module")
+def processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Any, Any]]:
+    """Futures of the interpreter's cases (""), of a GPU's kernels (90) and of the product's own question ((…, 90))."""
+    asked = [item.callspec.params for item in request.session.items if item.path == request.path]
+    cases = [(given["operation"], given["capability"]) for given in asked if "operation" in given]
+    made: dict[Any, Future[Any]] = {}
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        probe.why_not_compiled.cache_clear()
+        made[""] = pool.submit(script, "interpreted.py", TRITON_INTERPRET="1") if len(cases) < len(asked) else None
+        for capability in sorted({capability for _, capability in cases}):
+            able = [name for name, sm in cases if sm == capability and refusal(name, sm) is None]
+            made[capability] = pool.submit(script, "compiled.py", capability, *able)
+        made |= {case: pool.submit(probe.why_not_compiled, *case, True) for case in cases}
+        yield made
 
 
-def test_polar_iteration_over_the_triton_products_in_the_interpreter() -> None:
-    run(
-        """
-        import torch
-        from fastfid.kernels import symmetric
-        from fastfid.linalg import engine_torch
-        from fastfid.linalg.iteration import Products, polar_iteration
-
-        torch.manual_seed(0)
-        m = torch.randn(2, 9, 7, dtype=torch.float64) * torch.logspace(0, -7, 7, dtype=torch.float64)
-        found = [
-            polar_iteration(m, Products(*table()), rtol=1e-8, rounding=torch.zeros(2), precision=precision)
-            for table in (engine_torch.products, symmetric.products) for precision in ("float64", "mixed")
-        ]
-        for one in found:
-            assert one.tight(1e-8)
-            assert ((one.value - torch.linalg.svdvals(m).sum(-1)).abs() <= 1e-8 * one.value).all()
-        assert found[0].steps == found[2].steps
-        """,
-        TRITON_INTERPRET="1",
-    )
-
-
-_SLOW = [
-    pytest.param(operation, capability, marks=pytest.mark.slow)
-    for operation, capabilities in (
-        ("polar_products", (80,)),
-        ("scatter", (80,)),
-    )
-    for capability in capabilities
-]
+@pytest.mark.parametrize("name", ["symmetric_product", "polar", "one_group", "far_and_wide", "groups"])
+def test_values_in_the_interpreter(name: str, processes: dict[Any, Any]) -> None:
+    said = json.loads(processes[""].result())[name]
+    if VERSION < (3, 5):  # has no product in float64, neither compiled nor here
+        assert "Unsupported lhs dtype fp64" in said
+    else:
+        assert said is None, said
 
 
 @pytest.mark.parametrize(
     ("operation", "capability"),
-    [*((name, sm) for name in ("polar_products", "scatter") for sm in (90, 100)), *_SLOW],
+    [
+        *(("polar_products", 90), ("scatter", 90), ("polar_products", 100)),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in (("polar_products", 80), ("scatter", 80), ("scatter", 100))
+        ),
+    ],
 )
-def test_kernels_compile_or_are_not_available(
-    operation: str, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kernels_compile_or_are_not_available(operation: str, capability: int, processes: dict[Any, Any]) -> None:
     """(Almost) without spills, products on tensor cores, by a Triton that can; else availability says why not."""
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    probe.why_not_compiled.cache_clear()
-    reason = probe.why_not_compiled(operation, capability, True)
+    reason = processes[operation, capability].result()
     wanted = refusal(operation, capability)
     if wanted is not None:
         assert reason is not None
         assert re.search(wanted, reason), reason
         return
     assert reason is None
-    command = [sys.executable, str(child.TESTS / "compiled.py"), operation, str(capability)]
-    done = subprocess.run(command, env=child.environment(), capture_output=True, text=True, check=False, timeout=500)
-    assert done.returncode == 0, done.stderr[-4000:]
-    sys.stdout.write(done.stdout)
-    lines = done.stdout.splitlines()
+    lines = [line for line in processes[capability].result().splitlines() if line.startswith(f"{operation}: ")]
+    sys.stdout.write("\n".join(lines))
     assert len(lines) == len(list(probe.variants(operation)))
     spilled = [int(re.search(r"(\d+) bytes spilled", line)[1]) for line in lines]
     assert all(count == 0 if "MMA]" in line else count <= 8 for line, count in zip(lines, spilled, strict=True)), lines
-    assert all(("[DMMA]" in line) == ("float64" in line) for line in lines), done.stdout
+    assert all(("[DMMA]" in line) == ("float64" in line) for line in lines), lines
 
 
 def refusal(operation: str, capability: int) -> str | None:
