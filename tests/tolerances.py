@@ -125,3 +125,18 @@ FID_GPU = 1e-5
 MERGED_ACROSS = 1e-12
 """Mean and scatter of all ranks against two passes over all features, relative to the largest entry: what issue 5 asks
 of ranks against one process; both stay within a few √n·eps."""
+
+
+# ── Metrics of neighbourhoods ─────────────────────────────────────────────────────────────────────────────────────────
+
+COVERAGE_LAW = 0.028
+"""Mean coverage of 12 draws of 400 × 300 against its law: five standard deviations of such a mean, 0.0055 over 40."""
+
+DENSITY_LAW = 0.046
+"""The same of density; over 40 such means 0.0092."""
+
+REALISM = 1e-14
+"""Ratio of two distances, from the reciprocal of one's square: four roundings of 1.1e-16, and the test's own."""
+
+SHARE = 1e-12
+"""Precision, recall, density and coverage against packages on inputs without ties: their own sums of flags."""

@@ -10,9 +10,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastfid.metrics.manifold import (
+        authenticity,
+        nearest_training,
+        prdc,
+        precision_recall,
+        realism,
+        realism_scores,
+    )
     from fastfid.metrics.result import Result
 
 _PUBLIC = {
+    "authenticity": "fastfid.metrics.manifold",
+    "nearest_training": "fastfid.metrics.manifold",
+    "prdc": "fastfid.metrics.manifold",
+    "precision_recall": "fastfid.metrics.manifold",
+    "realism": "fastfid.metrics.manifold",
+    "realism_scores": "fastfid.metrics.manifold",
     "Result": "fastfid.metrics.result",
 }
 

@@ -11,18 +11,18 @@ CLEAN = torch.iinfo(torch.int64).max
 """Where a search for bad samples stands that has found none."""
 
 
-def feature_matrix(features: object) -> torch.Tensor:
+def feature_matrix(features: object, argument: str = "features") -> torch.Tensor:
     """The features as a floating-point tensor [b, d ≥ 1] on their own device; waits for nothing."""
     if isinstance(features, np.ndarray) and features.dtype.kind == "f" and features.dtype.itemsize <= 8:
-        array = np.ascontiguousarray(plain_array("features", features), dtype=features.dtype.newbyteorder("="))
+        array = np.ascontiguousarray(plain_array(argument, features), dtype=features.dtype.newbyteorder("="))
         tensor = shared_tensor(array)
     elif isinstance(features, torch.Tensor) and features.dtype.is_floating_point and features.dtype.itemsize > 1:
-        tensor = dense("features", features)
+        tensor = dense(argument, features)
     else:
         kind = getattr(features, "dtype", type(features).__name__)
-        raise TypeError(f"features: {kind}; accepted: NumPy array or tensor of 16, 32 or 64-bit floats, [b, d]")
+        raise TypeError(f"{argument}: {kind}; accepted: NumPy array or tensor of 16, 32 or 64-bit floats, [b, d]")
     if tensor.ndim != 2 or tensor.shape[1] == 0:
-        raise ValueError(f"features: shape {list(tensor.shape)}; accepted: [b, d], one row per sample, d ≥ 1")
+        raise ValueError(f"{argument}: shape {list(tensor.shape)}; accepted: [b, d], one row per sample, d ≥ 1")
     return tensor
 
 
