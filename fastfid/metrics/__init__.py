@@ -10,6 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastfid.metrics.gaussian_distance import fid, mifid
+    from fastfid.metrics.inception_scores import inception_score
+    from fastfid.metrics.kernel_mmd import kid, mmd
     from fastfid.metrics.manifold import (
         authenticity,
         nearest_training,
@@ -28,6 +31,11 @@ _PUBLIC = {
     "realism": "fastfid.metrics.manifold",
     "realism_scores": "fastfid.metrics.manifold",
     "Result": "fastfid.metrics.result",
+    "fid": "fastfid.metrics.gaussian_distance",
+    "inception_score": "fastfid.metrics.inception_scores",
+    "kid": "fastfid.metrics.kernel_mmd",
+    "mifid": "fastfid.metrics.gaussian_distance",
+    "mmd": "fastfid.metrics.kernel_mmd",
 }
 
 __all__ = sorted(_PUBLIC)
