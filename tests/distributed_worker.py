@@ -1,7 +1,7 @@
 """Several processes for the tests of fastfid.distributed: what each of them does, and what came of it.
 
-They are forked from a server that has loaded torch once, and meet as under torchrun: the same variables, and a store
-that the parent holds. Run as a script, this file is one rank of a real torchrun.
+They are forked from a server that has loaded torch, this package and pytest once, and meet as under torchrun: the same
+variables, and a store that the parent holds. Run as a script, this file is one rank of a real torchrun.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import child
 import numpy as np
 import torch
 from torch import distributed as dist
@@ -29,6 +33,8 @@ from fastfid.distributed import world as world_room
 from fastfid.errors import FastFIDError
 
 LIMIT_S = 60.0
+BEAT_S = 0.4
+"""The sign of life where a rank dies or is silent: two missed beats are waited for, and that is all they are for."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,7 @@ def run_and_signal(
     A rank that was killed has code ``-number`` and neither value nor error. One that was stopped (SIGSTOP) is continued
     when all others have ended. A rank that has not ended after LIMIT_S is killed, which is an AssertionError.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "numpy"])  # not fastfid: the server looks in the current folder first
+    context = _forkserver()
     store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
     processes, pipes = [], []
     for rank in range(size):
@@ -85,6 +90,24 @@ def run_and_signal(
     outcomes = [found[rank] for rank in range(size)]
     assert all(outcome.code is not None for outcome in outcomes), f"hangs: {outcomes}"
     return outcomes
+
+
+def _forkserver() -> Any:
+    """The server's context; it runs, and its fastfid is this process's.
+
+    A server looks in the folder that it starts in first, where a checkout may lie: it starts in the tests' own, and
+    finds the rest by PYTHONPATH.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "click.testing", "images", "fastfid.api", "distributed_worker"])
+    here = Path.cwd()
+    os.chdir(child.TESTS)
+    try:
+        with patch.dict(os.environ, child.environment()):
+            forkserver.ensure_running()
+    finally:
+        os.chdir(here)
+    return context
 
 
 def stop_for(seconds: float) -> None:
@@ -246,6 +269,7 @@ def fail_in_long_work(whose: int, long_s: float) -> tuple[float, str]:
 
 def die(whose: int, where: str, callers: bool) -> int:
     """One rank is gone without a word, in a group of our own or beside the caller's."""
+    board.BEAT_S = BEAT_S
     if callers:
         dist.init_process_group("gloo")
     with joined(timeout_s=30) as world:
@@ -261,6 +285,7 @@ def die(whose: int, where: str, callers: bool) -> int:
 
 def die_connecting(whose: int, timeout_s: float) -> int:
     """One rank is gone between signing in and its connections."""
+    board.BEAT_S = BEAT_S
     if int(os.environ["RANK"]) == whose:
         world_room._connect = lambda *_: os._exit(9)
     with joined(timeout_s=timeout_s):
@@ -269,9 +294,10 @@ def die_connecting(whose: int, timeout_s: float) -> int:
 
 def sleep(whose: int, timeout_s: float) -> int:
     """One rank neither answers nor dies in time."""
+    board.BEAT_S = BEAT_S
     with joined(timeout_s=timeout_s) as world:
         if world.index == whose:
-            time.sleep(timeout_s * 3)
+            time.sleep(timeout_s + 4 * BEAT_S)
         world.gather("facts", None)
     return 0
 
@@ -299,7 +325,7 @@ def stopped_inside(whose: int, timeout_s: float) -> int:
                 signs.come_to = come_to  # type: ignore[method-assign]
                 come_to(step, what)
                 signs.look()  # what was asked before is written
-                stop_for(timeout_s * 3)
+                stop_for(timeout_s + 2)
 
             signs.come_to = come_and_stop  # type: ignore[method-assign]
         world.gather("facts", None)
@@ -308,6 +334,7 @@ def stopped_inside(whose: int, timeout_s: float) -> int:
 
 def missing(whose: int, timeout_s: float) -> int:
     """One rank never joins."""
+    board.BEAT_S = BEAT_S
     if int(os.environ["RANK"]) == whose:
         return 0
     with joined(timeout_s=timeout_s):
