@@ -27,7 +27,7 @@ def _no_weights_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(main, ["demo", "--count", "3", "--quiet"], prog_name="fastfid")
+    done = CliRunner().invoke(main, ["demo", "--count", "2", "--quiet"], prog_name="fastfid")
     assert done.exit_code == 0, done.output
     assert "random(seed=0)" in done.stderr
     assert "not FID" in done.stdout
@@ -35,7 +35,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(folders) == 2 + 3 * len(DISTURBANCES)
     assert "salt-and-pepper-0.3" in folders
     counts = {f: len(list((tmp_path / "fastfid-demo" / f).iterdir())) for f in folders}
-    assert counts == {**dict.fromkeys(folders, 3), "reference": 6}
+    assert counts == {**dict.fromkeys(folders, 2), "reference": 4}
     with Image.open(tmp_path / "fastfid-demo" / "distances.png") as plot:
         assert plot.format == "PNG"
         assert min(plot.size) >= 200
@@ -52,7 +52,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     # A second run over the same folder is fine; over somebody else's files it stops.
     Path("fastfid-demo/reference/mine.txt").write_text("keep")
-    stopped = CliRunner().invoke(main, ["demo", "--count", "3", "--quiet"], prog_name="fastfid")
+    stopped = CliRunner().invoke(main, ["demo", "--count", "2", "--quiet"], prog_name="fastfid")
     assert stopped.exit_code == 3
     assert "mine.txt" in stopped.stderr
 

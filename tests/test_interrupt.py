@@ -8,7 +8,10 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -48,21 +51,37 @@ class Mean(torch.nn.Module):
         return x.mean(dim=(2, 3))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize(
-    "phase", [pytest.param(name, marks=[pytest.mark.slow] if name in ("archive", "hashing") else []) for name in PHASES]
-)
-def test_ctrl_c(tmp_path: Path, phase: str) -> None:
-    write_folder(tmp_path / "set", photos(8))
-    np.savez(tmp_path / "set.npz", photos(8))
-    torch.jit.save(torch.jit.script(Mean()), tmp_path / "mean.pt")
+class Ended(NamedTuple):
+    """How a command ended: its exit code, what it said on stdout and stderr, its files, and whether anybody is left."""
+
+    code: int
+    out: str
+    said: str
+    files: set[str]
+    alive: bool
+
+
+@pytest.fixture(scope="module")
+def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """The commands of the phases that are asked for, two at a time: most of their time is the start of a Python."""
+    asked = [item.callspec.params["phase"] for item in request.session.items if item.path == request.path]
+    folders = {phase: tmp_path_factory.mktemp("phase") for phase in asked}
+    for folder in folders.values():
+        write_folder(folder / "set", photos(8))
+        np.savez(folder / "set.npz", photos(8))
+        torch.jit.save(torch.jit.script(Mean()), folder / "mean.pt")
+    with ThreadPoolExecutor(2) as pool:
+        yield {phase: pool.submit(interrupted, phase, folder) for phase, folder in folders.items()}
+
+
+def interrupted(phase: str, folder: Path) -> Ended:
     patch, words = PHASES[phase]
     command = ["stats", *words, "-o", "out.npz", "--quiet"]
     script = textwrap.dedent(COMMON) + f"{patch}\ncli.main({command!r})\n"
     machine = {**os.environ, "TORCH_HOME": "hub", "FASTFID_WEIGHTS": "", "FASTFID_OFFLINE": "", "FASTFID_DEBUG": ""}
     child = subprocess.Popen(
         [sys.executable, "-c", script],
-        cwd=tmp_path,
+        cwd=folder,
         env=machine,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -74,16 +93,23 @@ def test_ctrl_c(tmp_path: Path, phase: str) -> None:
     finally:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
-    assert (child.returncode, said.strip()) == (130, "interrupted"), said
-    assert out == ""
-    assert (tmp_path / "pressed").exists()
-    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {"mean.pt", "set.npz", "pressed", *(f"{index:03d}.png" for index in range(8))}, left
+    files = {path.name for path in folder.rglob("*") if path.is_file()}
     for _ in range(50):
         if not group_is_alive(child.pid):
             break
         time.sleep(0.1)
-    assert not group_is_alive(child.pid)
+    return Ended(child.returncode, out, said, files, group_is_alive(child.pid))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "phase", [pytest.param(name, marks=[pytest.mark.slow] if name in ("archive", "hashing") else []) for name in PHASES]
+)
+def test_ctrl_c(phase: str, ended: dict[str, Any]) -> None:
+    done = ended[phase].result()
+    assert (done.code, done.said.strip(), done.out) == (130, "interrupted", ""), done
+    assert done.files == {"mean.pt", "set.npz", "pressed", *(f"{index:03d}.png" for index in range(8))}
+    assert not done.alive
 
 
 def group_is_alive(number: int) -> bool:
