@@ -136,6 +136,11 @@ SETTINGS: dict[str, Any] = {"extractor": Means(), "device": "cpu", "batch_size":
 
 
 @cache
+def reference(protocol: str) -> fastfid.Moments:
+    return fastfid.stats(REFERENCE, protocol=protocol, **SETTINGS)
+
+
+@cache
 def shared_evaluator() -> fastfid.Evaluator:
     return fastfid.Evaluator(REFERENCE, **SETTINGS)
 
@@ -191,8 +196,8 @@ def test_nothing_of_a_refused_update_is_taken(name: str, protocol: str) -> None:
     item, error, message = REFUSED[name]
     if name == "a generator that fails":
         item = (NCHW[:2] if i < 3 else NCHW.float() for i in range(4))
-    mine = fastfid.Evaluator(REFERENCE, protocol=protocol, **SETTINGS)
-    twin = fastfid.Evaluator(REFERENCE, protocol=protocol, **SETTINGS)
+    mine = fastfid.Evaluator(reference(protocol), protocol=protocol, **SETTINGS)
+    twin = fastfid.Evaluator(reference(protocol), protocol=protocol, **SETTINGS)
     for one in (mine, twin):
         one.update(NCHW)
     with pytest.raises(error, match=message):
