@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from fastfid.runtime.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from fastfid.api import fid, stats
+    from fastfid.api import evaluate, fid, stats
     from fastfid.distance.frechet import frechet, frechet_distance, frechet_many, frechet_moments
     from fastfid.distance.gaussian import FrechetReference
     from fastfid.distance.loss import frechet_loss
     from fastfid.distance.result import FrechetResult
+    from fastfid.evaluation.report import Report
     from fastfid.evaluation.results import FIDResult
     from fastfid.evaluator import Evaluator
     from fastfid.extractors import Extractor, as_extractor, inception_extractor
@@ -47,8 +48,10 @@ _PUBLIC = {
     "sqrtm": "fastfid.linalg.roots",
     "trace_sqrtm_product": "fastfid.linalg.products",
     "FIDResult": "fastfid.evaluation.results",
+    "Report": "fastfid.evaluation.report",
     "PROTOCOLS": "fastfid.protocols",
     "Protocol": "fastfid.protocols",
+    "evaluate": "fastfid.api",
     "fid": "fastfid.api",
     "protocol": "fastfid.protocols",
     "stats": "fastfid.api",

@@ -7,6 +7,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from typing_extensions import Unpack
 
 from fastfid.errors import OutputError, RankError
 from fastfid.evaluation.comparing import distance_between
+from fastfid.evaluation.computing import compute, require_computable
 from fastfid.evaluation.measuring import measure
 from fastfid.evaluation.opening import check, check_distance, open_set
+from fastfid.evaluation.plan import Metrics, plan
+from fastfid.evaluation.report import Report
 from fastfid.evaluation.results import FIDResult
 from fastfid.evaluation.session import Session, session
-from fastfid.evaluation.settings import Options
+from fastfid.evaluation.settings import Options, Settings
 from fastfid.extractors import TAPS
 from fastfid.moments import Moments
 from fastfid.moments.metadata import missing_shards
@@ -100,15 +104,65 @@ def fid(ref: Any, gen: Any, **settings: Unpack[Options]) -> FIDResult:
         for one in sorted(given, key=lambda one: isinstance(one.what, Source)):  # statistics first: they take no time
             sides[one.role] = measure(call, one)
             if call.world.index == 0:
-                sides[one.role].features[call.tap].prove()
+                sides[one.role].prove()
 
-        def compute() -> FIDResult:
+        def distance() -> FIDResult:
             reached.append(distance_between(call, sides["ref"], sides["gen"], call.settings.certify))
             return reached[0]
 
-        result = call.world.once("distance", compute)
+        result = call.world.once("distance", distance)
         call.keeping.done()
         return result
+
+
+def evaluate(
+    ref: Any,
+    gen: Any,
+    metrics: Metrics = ("fid",),
+    **settings: Unpack[Options],
+) -> Report:
+    """Many metrics of two image sets from one decode and one pass of the network over each.
+
+    Args:
+        ref, gen: as in ``fid``; None for a side that no metric reads.
+        metrics: names ("fid", "sfid", "is", "kid", "prdc", "pr", …; ``fastfid metrics`` lists them), or a mapping of
+            names to parameters of the functions in ``fastfid.metrics``: ``{"fid": {}, "kid": {"subset_size": 200}}``.
+            Conventions that a protocol has of its own are taken unless one is given.
+        settings: as in ``fid``.
+
+    Returns:
+        A Report: results by name (``report["kid"]``, a float with ``extra``, ``bounds``, ``notes``), the sets, networks
+        and warnings. A metric that can't be computed is NaN and says why in ``error``.
+
+    Raises:
+        As ``fid``.
+        ValueError: an unknown metric, two that give one result, or one that reads images of which there are only
+            statistics; before the work.
+    """
+    reached: list[Report] = []
+    taps = partial(_taps, metrics)
+    with _carrying(reached), session("evaluate", settings, without=("shard",), taps=taps) as call:
+        wanted = plan(metrics, call.settings)
+        if ref is gen and isinstance(ref, Iterator):
+            raise ValueError("ref and gen are the same iterator, which can be read only once; pass two, or a list")
+        read = {role: what for role, what in (("ref", ref), ("gen", gen)) if wanted.reads(role)}
+        given = [open_set(call, role, what) for role, what in read.items()]
+        check(call, given)
+        require_computable(wanted, given)
+        if any(wanted.moments(one.role) for one in given):
+            check_distance(call, given)
+        sides = {}
+        for one in sorted(given, key=lambda one: isinstance(one.what, Source)):  # statistics first: they take no time
+            sides[one.role] = measure(call, one, wanted.rows(one.role))
+            if call.world.index == 0:
+                sides[one.role].prove()
+        report = compute(call, wanted, sides, reached=reached.append)
+        call.keeping.done()
+        return report
+
+
+def _taps(metrics: Any, settings: Settings) -> tuple[str, ...]:
+    return plan(metrics, settings).taps
 
 
 def stats(images: Any, output: str | os.PathLike[str] | None = None, **settings: Unpack[Options]) -> Moments:
@@ -186,7 +240,7 @@ def merge(
 
 
 @contextmanager
-def _carrying(reached: list[FIDResult]) -> Iterator[None]:
+def _carrying(reached: Sequence[FIDResult | Report]) -> Iterator[None]:
     """A distance that is known here does not go with a process that is lost after it: the error carries it."""
     try:
         yield

@@ -15,7 +15,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -227,21 +227,33 @@ def _options(command: _Command) -> _Command:
 @click.argument("ref")
 @click.argument("gen")
 @_options
+@click.option("--metrics", "names", default="fid", help="Which, with commas; fastfid metrics lists them.")
+@click.option(
+    "--set", "parameters", multiple=True, metavar="METRIC.NAME=VALUE", help="A metric's parameter: kid.subset_size=200."
+)
 @click.option("--certify", is_flag=True, help="Pay for proven bounds, and tight ones.")
 @click.option("--json", "json_path", help="Also write the result as JSON; - for stdout, in place of the table.")
 def compare(
-    ref: str, gen: str, json_path: str | None, quiet: bool, certify: bool, alone: bool, **settings: Any
+    ref: str,
+    gen: str,
+    names: str,
+    parameters: tuple[str, ...],
+    json_path: str | None,
+    quiet: bool,
+    certify: bool,
+    alone: bool,
+    **settings: Any,
 ) -> None:
-    """Distance between two image sets, REF and GEN.
+    """Distance between two image sets, REF and GEN, or other metrics of them.
 
     Each is a folder, a zip, an .npz or .npy of uint8 images, or an .npz of statistics (mu, sigma).
     """
     with _failures():
-        from fastfid.api import fid
+        from fastfid.api import evaluate
         from fastfid.distributed import under_launcher
         from fastfid.errors import RankError
         from fastfid.report.delivery import drawn
-        from fastfid.report.table import result_line, result_table
+        from fastfid.report.table import report_lines, report_table
 
         distributed = under_launcher() and not alone
         writes = not distributed or os.environ["RANK"] == "0"
@@ -249,13 +261,16 @@ def compare(
             _prove(json_path)
         failed: list[Exception] = []
         try:
-            result = fid(ref, gen, progress=not quiet, certify=certify or None, distributed=distributed, **settings)
+            chosen = _metrics(names, parameters)
+            settings |= {"progress": not quiet, "certify": certify or None, "distributed": distributed}
+            report = evaluate(ref, gen, chosen, **settings)
         except RankError as error:
             if error.result is None:
                 raise
-            result, failed = error.result, [error]
+            report, failed = error.result, [error]
+        failed += [ValueError(f"{name}: {one.error}") for name, one in report.items() if one.error is not None]
         if writes:
-            _deliver(result_line(result), lambda: drawn(result_table(result)), result.to_dict, json_path, failed)
+            _deliver(report_lines(report), lambda: drawn(report_table(report)), report.to_dict, json_path, failed)
 
 
 @main.command()
@@ -314,6 +329,27 @@ def merge(files: tuple[str, ...], output: str) -> None:
         _say_all(lines, failed)
 
 
+def _metrics(names: str, parameters: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """--metrics and --set as ``evaluate`` takes them; values are numbers where they read as such."""
+    chosen: dict[str, dict[str, Any]] = {name.strip(): {} for name in names.split(",")}
+    for text in parameters:
+        place, equals, value = text.partition("=")
+        metric, dot, name = place.partition(".")
+        if not (equals and dot and metric in chosen):
+            raise click.BadParameter(
+                f"{text!r}; accepted: METRIC.NAME=VALUE of a metric that --metrics names.", param_hint="--set"
+            )
+        chosen[metric][name] = _number(value)
+    return chosen
+
+
+def _number(text: str) -> bool | int | float | str:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
 def _counted(moments: Any) -> str:
     return f"{moments.n} samples, {moments.dim} dimensions"
 
@@ -338,6 +374,16 @@ def protocols() -> None:
         from fastfid.report.table import protocols_table
 
         say(drawn(protocols_table(PROTOCOLS.values())))
+
+
+@main.command()
+def metrics() -> None:
+    """List every metric and what it reads."""
+    with _failures():
+        from fastfid.report.delivery import drawn, say
+        from fastfid.report.table import metrics_table
+
+        say(drawn(metrics_table()))
 
 
 @main.command()

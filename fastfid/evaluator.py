@@ -15,11 +15,14 @@ from fastfid.agreement import twins
 from fastfid.distributed import World, joined, merge_across
 from fastfid.errors import SetWarning
 from fastfid.evaluation.comparing import distance_between
+from fastfid.evaluation.computing import compute, require_computable
 from fastfid.evaluation.measuring import MeasuredSet, label, measure
 from fastfid.evaluation.opening import check, check_distance, open_set, require_two
+from fastfid.evaluation.plan import Metrics, Plan, plan
+from fastfid.evaluation.report import Report
 from fastfid.evaluation.results import FIDResult, SetInfo
 from fastfid.evaluation.session import session
-from fastfid.evaluation.settings import Options
+from fastfid.evaluation.settings import Options, Settings
 from fastfid.moments import Moments
 from fastfid.moments.inputs import feature_matrix
 from fastfid.passes.pipeline import Reading, features_of
@@ -47,6 +50,8 @@ class Evaluator:
 
     Args:
         ref: as ``ref`` of ``fastfid.fid``.
+        metrics: as in ``fastfid.evaluate``: then ``compute`` gives a Report of all of them, from the same forward
+            passes; rows are kept where a metric needs them. None: ``compute`` gives the distance.
         protocol, tap, extractor, weights, precision, device, batch_size, num_workers, limit, seed, skip_bad, progress,
             key: as in ``fastfid.fid``; limit, seed, skip_bad, progress and key concern the reference.
         distributed: all processes of torchrun, or of the process group that this one is in, make an Evaluator and call
@@ -66,9 +71,12 @@ class Evaluator:
 
     _tally: Tally
 
-    def __init__(self, ref: Any, **settings: Unpack[Options]) -> None:
-        with session("Evaluator", settings, without=_NOT_TAKEN) as call:
-            protocol = call.protocol
+    def __init__(self, ref: Any, metrics: Metrics | None = None, **settings: Unpack[Options]) -> None:
+        def planned(checked: Settings) -> Plan:
+            return plan("fid" if metrics is None else metrics, checked)
+
+        with session("Evaluator", settings, without=_NOT_TAKEN, taps=lambda checked: planned(checked).taps) as call:
+            protocol, self._plan, self._several = call.protocol, planned(call.settings), metrics is not None
             if call.world.size > 1 and protocol.statistics.block:
                 raise ValueError(
                     f"distributed: protocol {protocol.name} leaves out an incomplete last block of images, and which "
@@ -76,12 +84,13 @@ class Evaluator:
                 )
             given = open_set(call, "ref", ref)
             check(call, [given])
+            require_computable(self._plan, [given])
             check_distance(call, [given])
-            self._ref = measure(call, given)
-            features = self._ref.features[call.tap]
-            require_two("ref", self._ref.info.description, features.moments.n)
+            self._ref = measure(call, given, self._plan.rows("ref"))
+            for features in self._ref.features.values():
+                require_two("ref", self._ref.info.description, features.moments.n)
             if call.world.index == 0:
-                features.prove()
+                self._ref.prove()
             call.require_network_dim()  # loaded now rather than in the first update, and what it has to say is said
             call.agree_on_network()
         call.leave()
@@ -98,7 +107,7 @@ class Evaluator:
 
     @property
     def reference(self) -> Moments:
-        """The reference's moments; ``save`` them to begin the next run without measuring."""
+        """The reference's moments at the protocol's tap; ``save`` them to begin the next run without measuring."""
         return self._ref.features[self._session.tap].moments
 
     def update(self, images: Any, *, key: Key = None) -> None:
@@ -134,6 +143,9 @@ class Evaluator:
             ValueError: not [n, d] with the reference's d, or NaN or infinity (on a GPU ``compute`` says so);
                 nothing was taken then.
         """
+        if len(self._tally.gathered) > 1:
+            taps = ", ".join(self._tally.gathered)
+            raise ValueError(f"features: of one layer, but the metrics read {taps}; give images to update")
         rows = feature_matrix(features)
         if rows.shape[1] != self.reference.dim:
             raise ValueError(f"features: {rows.shape[1]} features; the reference has {self.reference.dim}")
@@ -143,8 +155,8 @@ class Evaluator:
         self._tally.add(FeatureBatch({self._session.tap: rows.to(self._session.device)}, names, ()))
         self._mark(begin)
 
-    def compute(self, *, certify: bool | None = None) -> FIDResult:
-        """The distance of what was taken since the last reset, by all processes; more may be taken afterwards.
+    def compute(self, *, certify: bool | None = None) -> FIDResult | Report:
+        """The distance, or the metrics, of what was taken since the last reset, by all processes; more may follow.
 
         Args:
             certify: as in ``fastfid.fid``.
@@ -159,11 +171,14 @@ class Evaluator:
             self._session.warn(SetWarning, text)
         with joined(bool(self._session.settings.distributed), timeout_s=self._session.settings.timeout) as world:
             side = self._side(world)
-            return world.once("distance", lambda: distance_between(self._session, self._ref, side, certify))
+            if not self._several:
+                return world.once("distance", lambda: distance_between(self._session, self._ref, side, certify))
+            return compute(self._session, self._plan, {"ref": self._ref, "gen": side}, world=world, certify=certify)
 
     def reset(self) -> None:
         """Forget what was taken; the reference stays."""
-        self._tally = Tally({self._session.tap: Gathered(self._session.protocol.statistics.block)})
+        block, kept = self._session.protocol.statistics.block, self._plan.rows("gen")
+        self._tally = Tally({tap: Gathered(block, keep=tap in kept) for tap in self._plan.taps})
         self._notes: dict[str, None] = {}
         self._told: dict[str, None] = {}
         self._unread = Counter[str]()
@@ -177,21 +192,26 @@ class Evaluator:
     def _side(self, world: World) -> MeasuredSet:
         """What all processes have taken, as a side of a comparison; nothing of it changes."""
         tally, call = self._tally, self._session
-        moments = Moments()
-        taken = tally.gathered[call.tap]
-        moments.merge(taken.moments)
-        dropped = taken.dropped
-        if moments.n == 0 and taken.rest is not None:
-            moments.update(taken.rest)
-        told = twins(world, moments) if world.size > 1 else None
+        moments = {tap: self._finished(taken) for tap, taken in tally.gathered.items()}
+        told = twins(world, next(iter(moments.values()))) if world.size > 1 else None
         if told is not None:
             call.warn(SetWarning, told)
-        moments = merge_across(moments, world, device=call.device)
+        moments = {tap: merge_across(one, world, device=call.device) for tap, one in moments.items()}
         description = f"{sum(world.gather('read', tally.read))} images taken by Evaluator"
         unread = tuple(by_reason(self._unread).items())
-        info = SetInfo(description, "evaluator", moments.n, (), dropped, tally.seconds, tuple(self._notes), unread)
-        label(call, call.tap, moments, info)
-        return MeasuredSet.of(call, "gen", info, {call.tap: moments})
+        n, notes = next(iter(moments.values())).n, tuple(self._notes)
+        info = SetInfo(description, "evaluator", n, (), tally.dropped, tally.seconds, notes, unread)
+        for tap, one in moments.items():
+            label(call, tap, one, info)
+        return MeasuredSet.of(call, "gen", info, moments, {tap: one.rows for tap, one in tally.gathered.items()})
+
+    def _finished(self, taken: Gathered) -> Moments:
+        """The moments of what was taken, a block that is all there is included; nothing of it changes."""
+        moments = Moments()
+        moments.merge(taken.moments)
+        if moments.n == 0 and taken.rest is not None:
+            moments.update(taken.rest)
+        return moments
 
     def _fitting(self, batches: Iterator[FeatureBatch]) -> Iterator[FeatureBatch]:
         """The same, but the first one shows whether the network gives as many features as the reference has."""

@@ -104,6 +104,7 @@ class Protocol:
         root: how the package takes tr(Σ₁Σ₂)^½. fastfid's root is exact for every protocol; this says what it replaces.
         source: where these facts were read.
         deviations: where, in which files are read and what their pixels are, fastfid does not do as the package does.
+        conventions: (metric, whose definition of it) where the package has one of its own.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Protocol:
     root: str = "scipy.linalg.sqrtm(Σ₁Σ₂); eps=1e-6 on both diagonals where that is not finite"
     source: str = ""
     deviations: tuple[str, ...] = ()
+    conventions: tuple[tuple[str, str], ...] = ()
 
     def fingerprint(self) -> str:
         """16 hex digits over everything that changes features; equal fingerprints mean comparable moments.
@@ -201,6 +203,7 @@ _ENTRIES = (
         resize=Resize(filter="bicubic", antialias=True, a=-0.5, clamp=(0.0, 255.0)),
         normalize=_TF,
         statistics=Statistics(mean_dtype="float32"),
+        conventions=(("kid", "clean-fid"),),
         source="https://github.com/GaParmar/clean-fid (cleanfid/resize.py, inception_torchscript.py, fid.py)",
     ),
     Protocol(
@@ -211,6 +214,7 @@ _ENTRIES = (
         resize=_NVIDIA,
         normalize=_TF,
         statistics=Statistics(mean_dtype="float32"),
+        conventions=(("kid", "clean-fid"),),
         source="https://github.com/GaParmar/clean-fid (cleanfid/resize.py, features.py)",
     ),
     Protocol(
@@ -221,6 +225,7 @@ _ENTRIES = (
         resize=Resize(clamp=(0.0, 255.0)),
         normalize=_PLUS_MINUS_ONE,
         statistics=Statistics(mean_dtype="float32"),
+        conventions=(("kid", "clean-fid"),),
         source="https://github.com/GaParmar/clean-fid (cleanfid/resize.py, features.py)",
     ),
     Protocol(
@@ -232,6 +237,7 @@ _ENTRIES = (
         normalize=_TF,
         statistics=Statistics(mean_dtype="float32"),
         root=_EIGVALS,
+        conventions=(("is", "torch-fidelity"), ("kid", "torch-fidelity"), ("pr", "torch-fidelity")),
         source="https://github.com/toshas/torch-fidelity (feature_extractor_inceptionv3.py, metric_fid.py)",
     ),
     Protocol(
@@ -242,6 +248,7 @@ _ENTRIES = (
         resize=Resize(antialias=True, precision="single"),
         normalize=_TF,
         root=_EIGVALS + "; the result is rounded to float32",
+        conventions=(("is", "torchmetrics"), ("kid", "torchmetrics")),
         source="https://github.com/Lightning-AI/torchmetrics (src/torchmetrics/image/fid.py)",
     ),
     Protocol(
@@ -252,6 +259,7 @@ _ENTRIES = (
         resize=_TF1,
         normalize=_TF,
         root=_EIGVALS + "; the result is rounded to float32",
+        conventions=(("is", "torchmetrics"), ("kid", "torchmetrics")),
         source="https://github.com/Lightning-AI/torchmetrics (CHANGELOG 1.8.0; src/torchmetrics/image/fid.py)",
     ),
     Protocol(
@@ -277,6 +285,7 @@ _ENTRIES = (
         resize=_TF1,
         normalize=_TF,
         statistics=Statistics(mean_dtype="float32"),
+        conventions=(("is", "adm"), ("pr", "adm")),
         source="https://github.com/openai/guided-diffusion (evaluations/evaluator.py)",
     ),
     Protocol(
@@ -298,6 +307,7 @@ _ENTRIES = (
         normalize=_TF,
         statistics=Statistics(ddof=0),
         root=_NVIDIA_ROOT,
+        conventions=(("is", "stylegan"), ("pr", "stylegan")),
         source="https://github.com/NVlabs/stylegan3 (metrics/metric_utils.py, frechet_inception_distance.py)",
     ),
 )

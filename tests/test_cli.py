@@ -58,7 +58,7 @@ def test_compare_prints_the_result_on_stdout_and_the_bar_on_stderr(sets: Path, t
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "r.json").read_text())
     want = fastfid.fid(sets / "ref", sets / "gen", extractor=str(sets / "net.pt"))
-    assert report["fd"]["value"] == want.value
+    assert report["results"]["fid"]["value"] == want.value
     assert f"{want.value:.6f}" in done.stdout
     assert "pytorch-fid" in done.stdout
     assert "20 samples" in done.stdout
@@ -130,7 +130,7 @@ def test_exit_codes(
 
 def test_json_to_stdout_replaces_the_table(sets: Path) -> None:
     done = call("compare", sets / "ref", sets / "gen", "--extractor", sets / "net.pt", "--quiet", "--json", "-")
-    assert json.loads(done.stdout)["n_gen"] == 20
+    assert json.loads(done.stdout)["sets"]["gen"]["n"] == 20
 
 
 def test_names_in_brackets_are_shown_as_they_are(sets: Path, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_skip_bad_lists_what_was_left_out(sets: Path, tmp_path: Path) -> None:
     went_on = call(*words, "--skip-bad", "--json", tmp_path / "r.json")
     assert went_on.exit_code == 0, went_on.output
     assert "1 unreadable left out" in went_on.stdout
-    assert json.loads((tmp_path / "r.json").read_text())["gen"]["skipped"] == ["03.png"]
+    assert json.loads((tmp_path / "r.json").read_text())["sets"]["gen"]["skipped"][0]["name"] == "03.png"
 
 
 def test_ctrl_c_leaves_no_file(sets: Path, tmp_path: Path) -> None:

@@ -137,21 +137,25 @@ def test_checkpoints_are_tried_before_the_work(
     assert left(sets) == before
 
 
+def line_of(result: fastfid.FIDResult) -> str:
+    return f"FD ({result.run.weights}) {result.value!r} (exact value between {result.lower!r} and {result.upper!r})"
+
+
 def test_what_a_table_could_not_say(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = fastfid.fid("ref", "gen", extractor="net.pt", device="cpu")
 
     def broken(_result: object) -> None:
         raise KeyError("column")
 
-    monkeypatch.setattr("fastfid.report.table.result_table", broken)
+    monkeypatch.setattr("fastfid.report.table.report_table", broken)
     done = call(*COMPARE, "--json", "r.json")
     assert done.exit_code == 1
-    assert done.stdout == f"fd {result.value!r} (exact value between {result.lower!r} and {result.upper!r})\n"
+    assert done.stdout == line_of(result) + "\n"
     assert "a defect in fastfid" in done.stderr
     assert "KeyError: 'column'" in done.stderr
     assert "FASTFID_DEBUG=1" in done.stderr
-    assert json.loads((sets / "r.json").read_text())["fd"]["value"] == result.value
-    monkeypatch.setattr("fastfid.evaluation.results.FIDResult.to_dict", broken)
+    assert json.loads((sets / "r.json").read_text())["results"]["fid"]["value"] == result.value
+    monkeypatch.setattr("fastfid.evaluation.report.Report.to_dict", broken)
     for words in ((), ("--json", "-"), ("--json", "s.json")):
         done = call(*COMPARE, *words)
         assert repr(result.value) in done.stdout
@@ -162,10 +166,10 @@ def test_an_interrupt_while_the_table_is_drawn(sets: Path, monkeypatch: pytest.M
     def interrupted(_result: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fastfid.report.table.result_table", interrupted)
+    monkeypatch.setattr("fastfid.report.table.report_table", interrupted)
     done = call(*COMPARE)
     assert done.exit_code == 130
-    assert done.stdout.startswith("fd ")
+    assert done.stdout.startswith("FD (net.pt ")
     assert done.stderr == "interrupted\n"
 
 
@@ -206,7 +210,7 @@ def test_a_process_that_is_lost_after_the_distance_takes_it_not_along(
     done = call(*COMPARE, "--json", "r.json")
     assert (done.exit_code, want in done.stdout) == (6, True), done.output
     assert done.stderr == "fastfid: rank 1 failed: killed\n"
-    assert f"{json.loads((sets / 'r.json').read_text())['fd']['value']:.6f}" == want
+    assert f"{json.loads((sets / 'r.json').read_text())['results']['fid']['value']:.6f}" == want
     with pytest.raises(RankError) as failed:
         fastfid.fid("ref", "gen", extractor="net.pt", device="cpu")
     assert f"{failed.value.result:.6f}" == want
@@ -273,9 +277,11 @@ def test_stdout_that_takes_nothing(sets: Path) -> None:
     assert done.stdout == "closed 141\npipe 141\nfull 7\n", done.stderr
     for case, said in (("closed", "stdout is closed"), ("pipe", "nobody reads"), ("full", "No space left on device")):
         number, trouble = Path(f"{case}.err").read_text().splitlines()
-        assert number == f"fd {result.value!r} (exact value between {result.lower!r} and {result.upper!r})"
+        assert number == line_of(result)
         assert said in trouble
-        assert json.loads(Path(f"{case}.json").read_text())["fd"]["value"] == result.value  # written all the same
+        assert (
+            json.loads(Path(f"{case}.json").read_text())["results"]["fid"]["value"] == result.value
+        )  # written all the same
 
 
 def test_a_limit_on_the_size_of_files(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +297,7 @@ def test_a_limit_on_the_size_of_files(sets: Path, monkeypatch: pytest.MonkeyPatc
         assert left(sets) == set()
         monkeypatch.setattr(_output.Target, "prove", lambda self, size=0: None)
     assert [done.exit_code for done in results] == [7, 7]
-    assert ["Fréchet" in done.stdout for done in results] == [False, True]
+    assert ["FD (net.pt" in done.stdout for done in results] == [False, True]
     assert {done.stderr for done in results} == {"fastfid: cannot write 'r.json': File too large\n"}
 
 
@@ -302,13 +308,13 @@ def test_streams_of_ascii(sets: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     table = subprocess.run(command, check=False, capture_output=True, env=environment)
     assert table.returncode == 0, table.stderr
-    assert b"Frechet distance" in table.stdout
+    assert b"FD (net.pt (sha256 " in table.stdout
     assert rb"g\udcff\n\x1b[31m[red]e.npz (statistics, 9 samples" in table.stdout
     assert max(table.stdout) < 128
     assert b"\x1b" not in table.stdout
     with open(b"r\xfe.json", encoding="utf-8") as file:  # noqa: PTH123
         report = json.load(file)
-    assert report["gen"]["description"] == os.fsdecode(odd)
+    assert report["sets"]["gen"]["description"] == os.fsdecode(odd)
     plain = call("compare", "ref.npz", os.fsdecode(odd), "--json", "-")
     assert json.loads(plain.stdout) == report
     assert plain.stdout.isascii()
@@ -338,7 +344,7 @@ def test_codes(error: BaseException, code: int, said: str, sets: Path, monkeypat
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("fastfid.api.fid", fail)
+    monkeypatch.setattr("fastfid.api.evaluate", fail)
     done = call(*COMPARE)
     assert (done.exit_code, done.stdout) == (code, "")
     assert done.stderr.startswith(said)

@@ -143,10 +143,34 @@ def test_the_command_under_torchrun(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)  # printed once
     want = fastfid.fid(*folders, extractor=tmp_path / "means.pt", device="cpu")
-    check(report[report["metric"]]["value"], want.value, relative=1e-11)
-    assert (report["n_ref"], report["n_gen"]) == (61, 47)
+    check(report["results"]["fid"]["value"], want.value, relative=1e-11)
+    assert tuple(report["sets"][role]["n"] for role in ("ref", "gen")) == (61, 47)
     (folders[1] / "020.png").write_bytes(b"no image")
     done = torchrun(tmp_path, "compare", *folders, *common)
     assert done.returncode != 0
     assert "fastfid: cannot read image '020.png'" in done.stderr
     assert done.stdout == ""
+
+
+def report_of(metrics: Any, *pairs: Any) -> list[dict[str, float]]:
+    """On every rank, metrics of pairs of sets, and of what an Evaluator took on each rank."""
+    found = [fastfid.evaluate(*pair, metrics, distributed=True, **SETTINGS).flat() for pair in pairs]
+    evaluator = fastfid.Evaluator(REAL, metrics, distributed=True, **SETTINGS)
+    with joined() as world:
+        index = world.index
+    evaluator.update(MADE[:20] if index == 0 else MADE[20:40] if index == 1 else MADE[40:])
+    return [*found, evaluator.compute().flat()]
+
+
+def test_metrics_on_rows_are_those_of_one_process(tmp_path: Path) -> None:
+    """Rows come to rank 0 in the order of one process: runs of a folder, turns of a stream. KID draws by that order."""
+    metrics = {"fid": {}, "kid": {"subsets": 4, "subset_size": 20}}
+    folders = write_folder(tmp_path / "a", REAL), write_folder(tmp_path / "b", MADE)
+    pairs = [folders, (list(REAL), list(MADE))]
+    by_rank = values(run(report_of, 3, metrics, *pairs))
+    assert by_rank[0] == by_rank[1] == by_rank[2]
+    want = fastfid.evaluate(*folders, metrics, **SETTINGS).flat()
+    for got in by_rank[0]:
+        assert got.keys() == want.keys()
+        for name, value in got.items():
+            check(value, want[name], relative=1e-6 if name.startswith("kid") else 1e-11, what=name)

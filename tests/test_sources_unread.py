@@ -22,7 +22,7 @@ from PIL import Image
 import fastfid
 from fastfid.errors import BadImageError, BadImageWarning, EmptySourceError, SetWarning
 from fastfid.protocols import PROTOCOLS
-from fastfid.report.table import protocols_table, result_table
+from fastfid.report.table import protocols_table, report_table
 from fastfid.sources import Decode, open_source
 
 STEMS = ["a", "b.c", "IMG_1", "", ".", ".hid", "..", "x.png", "z z", "ä"]
@@ -282,7 +282,11 @@ def test_unread_is_in_result_json_table_statistics_and_warning(partly: Path, tmp
     from rich.console import Console
 
     console = Console(width=300, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
-    console.print(result_table(result))
+    with pytest.warns(SetWarning), pytest.warns(BadImageWarning):
+        told = fastfid.evaluate(partly, other, extractor=MEANS, device="cpu", skip_bad=True)
+    assert told.to_dict()["sets"]["ref"]["unread"] == {".avif": 35, "subfolders": 3}
+    assert told.to_dict()["sets"]["ref"]["skipped"] == [skipped]
+    console.print(report_table(told))
     assert f"{partly}: .avif (35), subfolders (3)" in console.export_text()
 
     with pytest.warns(SetWarning), pytest.warns(BadImageWarning):

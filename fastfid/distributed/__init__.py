@@ -23,6 +23,7 @@ Source: Chan, Golub & LeVeque, doi:10.1080/00031305.1983.10483115 (the merge).
 from fastfid.distributed.launch import asked, local_device, under_launcher
 from fastfid.distributed.merge import merge_across
 from fastfid.distributed.patience import TIMEOUT_S
+from fastfid.distributed.rows import rows_across
 from fastfid.distributed.world import World, first_on_node, joined, together
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "joined",
     "local_device",
     "merge_across",
+    "rows_across",
     "together",
     "under_launcher",
 ]

@@ -21,9 +21,9 @@ def distance_between(session: Session, ref: MeasuredSet, gen: MeasuredSet, certi
     sides = [(side.info.description, side.features[session.tap]) for side in (ref, gen)]
     for description, one in sides:
         require_two(one.role, description, one.moments.n)
-    facts = _identity(session, sides)
+    facts = identity(session, sides)
     for description, one in sides:
-        _warn_of_size(session, description, one.moments)
+        warn_of_size(session, description, one.moments)
     first, second = (one.reference for _, one in sides)
     check_dims(first, second)
     distance = compare(first, second, "auto", certify=bool(certify), rtol=RTOL)
@@ -46,7 +46,7 @@ def distance_between(session: Session, ref: MeasuredSet, gen: MeasuredSet, certi
     return made
 
 
-def _identity(session: Session, sides: Sequence[tuple[str, Features]]) -> dict[str, Any]:
+def identity(session: Session, sides: Sequence[tuple[str, Features]]) -> dict[str, Any]:
     """What made both sides' features, which must agree where both say."""
     known = []
     for description, one in sides:
@@ -80,7 +80,8 @@ def _identity(session: Session, sides: Sequence[tuple[str, Features]]) -> dict[s
     return known[-1]
 
 
-def _warn_of_size(session: Session, description: str, moments: Moments) -> None:
+def warn_of_size(session: Session, description: str, moments: Moments) -> None:
+    """Where there are too few samples for a covariance of full rank."""
     n, d = moments.n, moments.dim
     if n is not None and d is not None and n <= d:
         session.warn(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from types import MappingProxyType
 
@@ -54,11 +54,12 @@ class Features:
 
 @dataclass(frozen=True)
 class MeasuredSet:
-    """One measured side: what it was, and its features by tap."""
+    """One measured side: what it was, its features by tap, and whether ranks took turns with its images."""
 
     role: str
     info: SetInfo
     features: Mapping[str, Features]
+    interleaved: bool = False
 
     @classmethod
     def of(
@@ -68,18 +69,24 @@ class MeasuredSet:
         info: SetInfo,
         moments: Mapping[str, Moments],
         rows: Mapping[str, torch.Tensor | None] = MappingProxyType({}),
+        interleaved: bool = False,
     ) -> MeasuredSet:
         """Moments, and rows where there are any, as one side of a session's comparisons."""
         given, rule, device = info.kind == "statistics", session.protocol.statistics, session.device
         features = {tap: Features(role, found, rows.get(tap), given, rule, device) for tap, found in moments.items()}
-        return cls(role, info, features)
+        return cls(role, info, features, interleaved)
+
+    def prove(self) -> None:
+        """Find out now whether given statistics are those of a Gaussian."""
+        for one in self.features.values():
+            one.prove()
 
 
 def measure(session: Session, given: GivenSet, keep: Collection[str] = ()) -> MeasuredSet:
     """One side, extracted unless its statistics are given; rows are kept at the taps that ``keep`` names."""
     if isinstance(given.what, Moments):
         info = SetInfo(given.description, "statistics", given.what.n)
-        return MeasuredSet.of(session, given.role, info, given.statistics(session.tap))
+        return MeasuredSet.of(session, given.role, info, given.statistics)
     source = given.what
     session.warn_of_resampler()
     reading = session.reading(source)
@@ -103,12 +110,13 @@ def measure(session: Session, given: GivenSet, keep: Collection[str] = ()) -> Me
     for tap, one in moments.items():
         label(session, tap, one, info)
     rows = {tap: one.rows for tap, one in done.gathered.items()}
-    return MeasuredSet.of(session, given.role, info, moments, rows)
+    interleaved = source.count is None and not session.sharing.is_own(source)
+    return MeasuredSet.of(session, given.role, info, moments, rows, interleaved)
 
 
 def label(session: Session, tap: str, moments: Moments, info: SetInfo) -> None:
     """Have moments say how they were made, for results and statistics files."""
-    protocol, settings = replace(session.protocol, tap=tap or session.protocol.tap), session.settings
+    protocol, settings = session.protocol_at(tap), session.settings
     moments.metadata.update(session.network(tap))
     moments.metadata.update(
         fastfid=VERSION,

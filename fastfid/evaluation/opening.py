@@ -18,24 +18,21 @@ from fastfid.sources import WHOLE, Source, is_statistics, open_source
 
 @dataclass(frozen=True)
 class GivenSet:
-    """An argument that was understood but not yet read."""
+    """An argument that was understood but not yet read; where it is statistics, these by tap."""
 
     role: str
     description: str
     what: Source | Moments
-    further: Mapping[str, Moments] = field(default_factory=dict)
-
-    def statistics(self, tap: str) -> dict[str, Moments]:
-        """By tap, where statistics were given: ``what`` is that of ``tap``."""
-        return {tap: self.what, **self.further} if isinstance(self.what, Moments) else {}
+    statistics: Mapping[str, Moments] = field(default_factory=dict)
 
 
 def open_set(session: Session, role: str, given: Any) -> GivenSet:
     """Understand one argument without reading its images."""
     if isinstance(given, Moments):
-        return GivenSet(role, "Moments", given)
+        return GivenSet(role, "Moments", given, _by_tap(session, given))
     if isinstance(given, (str, os.PathLike)) and is_statistics(given):
-        return GivenSet(role, os.fspath(given), _load(Path(given), session.protocol.tap))
+        loaded = _load(Path(given), session)
+        return GivenSet(role, os.fspath(given), next(iter(loaded.values())), loaded)
     try:
         source = open_source(given, decode=session.protocol.decode, key=session.settings.key)
     except (ValueError, TypeError, FileNotFoundError) as error:
@@ -60,10 +57,11 @@ def check(session: Session, given: Sequence[GivenSet]) -> None:
     _agree(session, given)
     statistics = [one for one in given if isinstance(one.what, Moments)]
     for one in statistics:
-        facts = facts_of(one.what)
-        require_protocol(one.role, one.description, facts, session.protocol)
-        if facts and len(statistics) < len(given):
-            require_network(one.role, one.description, facts, session.network())
+        for tap, moments in one.statistics.items():
+            facts = facts_of(moments)
+            require_protocol(one.role, one.description, facts, session.protocol_at(tap))
+            if facts and len(statistics) < len(given):
+                require_network(one.role, one.description, facts, session.network(tap))
     for one in given:
         if (
             isinstance(one.what, Source)
@@ -83,8 +81,9 @@ def check_distance(session: Session, given: Sequence[GivenSet]) -> None:
         if n is not None and session.settings.limit is not None and isinstance(one.what, Source):
             n = min(n, session.settings.limit)
         require_two(one.role, one.description, n)
-        if isinstance(one.what, Moments) and one.what.dim is not None:
-            session.require_dim(session.tap, f"{one.role}={one.description!r}", one.what.dim)
+        for tap, moments in one.statistics.items():
+            if moments.dim is not None:
+                session.require_dim(tap, f"{one.role}={one.description!r}", moments.dim)
     if any(isinstance(one.what, Source) for one in given):
         session.require_network_dim()
 
@@ -125,10 +124,20 @@ def _require_known_blocks(session: Session, given: GivenSet, count: int | None) 
         )
 
 
-def _load(path: Path, tap: str) -> Moments:
-    """Statistics; for sFID the spatial ones of a foreign (ADM) file, and "mu", "sigma" of one of our own."""
-    if tap == "spatial":
-        names = statistics_files.names(path)
-        if "mu_s" in names or "format" not in names:
-            return Moments.load(path, keys=("mu_s", "sigma_s"))
-    return Moments.load(path)
+def _by_tap(session: Session, moments: Moments) -> dict[str, Moments]:
+    """Statistics under the tap that they say they are of, where that is read; else under the protocol's."""
+    said = moments.metadata.get("tap")
+    wanted = (said, session.tap, session.taps[0])
+    return {next(tap for tap in wanted if tap in session.taps): moments}
+
+
+def _load(path: Path, session: Session) -> dict[str, Moments]:
+    """Statistics by tap; of a foreign (ADM) file also the spatial ones, of our own what they say they are."""
+    names, taps = statistics_files.names(path), session.taps
+    foreign = "mu_s" in names or "format" not in names
+    found: dict[str, Moments] = {}
+    if not (foreign and taps == ("spatial",)):
+        found |= _by_tap(session, Moments.load(path))
+    if foreign and "spatial" in taps and (taps == ("spatial",) or "mu_s" in names):
+        found["spatial"] = Moments.load(path, keys=("mu_s", "sigma_s"))
+    return found

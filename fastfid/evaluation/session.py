@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +27,7 @@ from fastfid.extractors import PRECISIONS, Extractor, as_extractor, inception_ex
 from fastfid.extractors.folded import WIDENED
 from fastfid.passes.keeping import Keeping
 from fastfid.passes.pipeline import Reading, resampler
+from fastfid.protocols import Protocol
 from fastfid.runtime.arithmetic import ieee_convolutions
 from fastfid.runtime.dispatch import report
 from fastfid.runtime.progress import wanted
@@ -35,7 +37,11 @@ from fastfid.sources import WHOLE, Shard, Source
 
 @contextmanager
 def session(
-    function: str, options: Mapping[str, Any], *, without: Collection[str] = (), taps: Sequence[str] = ()
+    function: str,
+    options: Mapping[str, Any],
+    *,
+    without: Collection[str] = (),
+    taps: Callable[[Settings], Sequence[str]] = lambda _one: (),
 ) -> Iterator[Session]:
     """One call of a public function, among all processes that make it.
 
@@ -43,12 +49,13 @@ def session(
         function: its name, for errors.
         options: as they were given.
         without: those that it does not take.
-        taps: the network's layers that are read; only the protocol's where there are none.
+        taps: gives the network's layers that are read; none: only the protocol's.
     """
     require_known(function, options, without=without)
     several, own = asked(options.get("distributed", False))
     with joined(several, timeout_s=options.get("timeout")) as world:
-        yield Session(Settings.of(options), world, own, taps)
+        settings = Settings.of(options)
+        yield Session(settings, world, own, taps(settings))
 
 
 class Session:
@@ -56,7 +63,8 @@ class Session:
 
     Attributes:
         settings: as given, checked.
-        protocol: with the tap that is read.
+        protocol: with the tap that its distance reads.
+        taps: all that are read, "" where the network is the caller's own.
         world, sharing: the processes, and what they are to each other.
         share: what part of a set this process reads.
         device: where network and statistics are.
@@ -74,7 +82,7 @@ class Session:
         self.share = settings.shard if world.size == 1 else Shard(world.index, world.size)
         self.progress = world.index == 0 and wanted(settings.progress)
         self.remarks: list[str] = []
-        self._taps = tuple(taps) or (self.protocol.tap,)
+        self.taps = tuple(taps) or (self.tap,)
         self._dims: dict[str, tuple[int, str]] = {}
         self.keeping = Keeping(settings.cache, settings.checkpoint, self.warn)
 
@@ -85,7 +93,7 @@ class Session:
         if settings.extractor is None:
             with first_on_node(self.world, "weights"):
                 made = inception_extractor(
-                    self._taps,
+                    self.taps,
                     weights=settings.weights,
                     device=self.device,
                     precision=settings.precision,
@@ -93,7 +101,7 @@ class Session:
                 )
         else:
             made = as_extractor(settings.extractor, device=self.device)
-            made = made.at(*self._taps) if made.taps != ("",) else made
+            made = made.at(*self.taps) if made.taps != ("",) else made
         if made.weights is not None and made.taps != ("",) and not made.official:
             self.warn(
                 NotFIDWarning,
@@ -110,6 +118,10 @@ class Session:
     def networks(self) -> dict[str, Extractor]:
         """The extractor at each of its taps alone."""
         return {tap: self.extractor.at(tap) for tap in self.extractor.taps}
+
+    def protocol_at(self, tap: str) -> Protocol:
+        """The protocol with another tap."""
+        return replace(self.protocol, tap=tap or self.protocol.tap)
 
     @property
     def tap(self) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from fastfid.distance.frechet import frechet_moments
+from fastfid.distance.frechet import RTOL, check_dims, compare, frechet_moments
+from fastfid.distance.gaussian import FrechetReference
 from fastfid.metrics.features import feature_pair, feature_set
 from fastfid.metrics.result import Bounds, Result
 from fastfid.moments import Moments
@@ -28,7 +29,8 @@ def fid(ref: object, gen: object, *, certify: bool | None = None, ddof: int = 1)
         FD² = ‖μ₁ − μ₂‖² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁Σ₂)^½
 
     Args:
-        ref, gen: features [n, d], NumPy or torch, 16, 32 or 64-bit floats, any device; or ``fastfid.Moments``.
+        ref, gen: features [n, d], NumPy or torch, 16, 32 or 64-bit floats, any device; or ``fastfid.Moments``; or
+            both ``FrechetReference``s, which keep their factors (and have their own ddof).
         certify: pay for a proven enclosure, as in ``fastfid.frechet``.
         ddof: divisor n − ddof of the covariances: 1, or 0 as StyleGAN's metrics have it.
 
@@ -47,7 +49,11 @@ def fid(ref: object, gen: object, *, certify: bool | None = None, ddof: int = 1)
 
     Source: Heusel et al. 2017, arXiv:1706.08500.
     """
-    found = frechet_moments(_moments(ref, "ref"), _moments(gen, "gen"), ddof=ddof, certify=certify)
+    if isinstance(ref, FrechetReference) and isinstance(gen, FrechetReference):
+        check_dims(ref, gen)
+        found = compare(ref, gen, "auto", certify=bool(certify), rtol=RTOL)
+    else:
+        found = frechet_moments(_moments(ref, "ref"), _moments(gen, "gen"), ddof=ddof, certify=certify)
     return Result(
         float(found),
         "fid",

@@ -50,6 +50,7 @@ class Result(float):
         extra: further numbers by name (std, terms, per split).
         notes: sentences that a reader of the number should know.
         error: why there is no value; None where there is one.
+        official: whether the published network made the features; None where nothing is known of them.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Result(float):
     extra: Mapping[str, Any]
     notes: tuple[str, ...]
     error: str | None
+    official: bool | None
 
     def __new__(
         cls,
@@ -75,6 +77,7 @@ class Result(float):
         extra: Mapping[str, Any] | None = None,
         notes: tuple[str, ...] = (),
         error: str | None = None,
+        official: bool | None = None,
     ) -> Result:
         """A value and what is known of it."""
         self = super().__new__(cls, value)
@@ -88,6 +91,7 @@ class Result(float):
             extra=dict(extra or {}),
             notes=notes,
             error=error,
+            official=official,
         )
         return self
 

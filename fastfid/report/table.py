@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fastfid.evaluation.results import FIDResult, SetInfo
+from fastfid.evaluation.report import Report
 from fastfid.extractors import PRECISIONS
+from fastfid.metrics.result import Result
+from fastfid.metrics.table import METRICS
 from fastfid.protocols import Protocol
 from fastfid.runtime.shown import shown
 from fastfid.sources.unread import listed
@@ -31,39 +34,69 @@ def title(metric: str) -> str:
     return f"{title(base)} (network in {variant})" if variant in PRECISIONS else f"{title(base)} (tap {variant})"
 
 
-def result_line(result: FIDResult) -> str:
-    """The value and its bounds, to the last digit."""
-    return f"{result.run.metric} {result.value!r} (exact value between {result.lower!r} and {result.upper!r})"
+def report_lines(report: Report) -> str:
+    """Every value to its last digit, with its bounds, a line each."""
+    return "\n".join(_line(one) for one in report.values())
 
 
-def result_table(result: FIDResult) -> RenderableType:
-    """The value with its enclosure on the first line, then what it was measured with."""
-    run = result.run
-    head = Text.assemble((f"{title(run.metric)}  ", "bold"), (f"{result.value:.6f}", "bold green"))
-    head.append(f"   exact within −{result.value - result.lower:.1e} … +{result.upper - result.value:.1e}")
-    head.append(f" ({result.proof}: {result.covers})", "dim")
+def _line(one: Result) -> str:
+    if one.error is not None:
+        return f"{one.display_name} can't be computed: {one.error}"
+    bounds = one.bounds
+    return f"{one.display_name} {one.value!r}" + (
+        f" (exact value between {bounds.lower!r} and {bounds.upper!r})" if bounds is not None else ""
+    )
+
+
+def report_table(report: Report) -> RenderableType:
+    """A line for each metric, with what is known of its error, then what they were measured with."""
+    values = Table.grid(padding=(0, 2))
+    for style in ("bold", "bold green", ""):
+        values.add_column(style=style, no_wrap=style != "")
+    for one in report.values():
+        if one.error is not None:
+            values.add_row(_name(one.display_name), Text("–", "yellow"), _name(f"can't be computed: {one.error}"))
+        else:
+            values.add_row(_name(one.display_name), f"{one.value:.6f}", _name(_known(one)))
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("protocol", _name(f"{run.protocol.name} ({run.protocol.package})"))
-    table.add_row("network", _name(f"{run.extractor}, {run.precision}, {run.device}"))
-    if run.weights:
-        digest = f", sha256 {run.weights_sha256[:16]}…" if run.weights_sha256 else ""
-        table.add_row("weights", _name(run.weights + digest))
-    table.add_row("reference", _name(_set_line(run.ref)))
-    table.add_row("generated", _name(_set_line(run.gen)))
-    for info in (run.ref, run.gen):
-        if info.unread:
-            table.add_row("left unread", _name(f"{info.description}: {listed(dict(info.unread))}"))
-    for note in dict.fromkeys((*run.ref.notes, *run.gen.notes)):
+    protocol = report.protocol
+    table.add_row("protocol", _name(f"{protocol['name']} ({protocol['package']})"))
+    for network in report.networks.values():
+        table.add_row("network", _name(f"{network['extractor']}, {network['precision']}, {report.device}"))
+    for network in list(report.networks.values())[:1]:
+        if network["weights"]:
+            digest = f", sha256 {network['weights_sha256'][:16]}…" if network["weights_sha256"] else ""
+            table.add_row("weights", _name(network["weights"] + digest))
+    sets = [(word, report.sets[role]) for word, role in (("reference", "ref"), ("generated", "gen"))]
+    read = [(word, side) for word, side in sets if side is not None]
+    for word, side in read:
+        table.add_row(word, _name(_set_line(side)))
+    for _, side in read:
+        if side["unread"]:
+            table.add_row("left unread", _name(f"{side['description']}: {listed(side['unread'])}"))
+    for note in dict.fromkeys(note for _, side in read for note in side["notes"]):
         table.add_row("note", _name(note))
-    ranks = f"ranks {result.rank1} and {result.rank2}"
-    table.add_row(
-        "terms", f"means {result.mean_term:.6g}, covariances {result.trace_term:.6g} ({result.method}, {ranks})"
-    )
-    for text in run.warnings:
+    for text in report.warnings:
         table.add_row(Text("warning", style="yellow"), _name(text))
-    return Group(head, table)
+    return Group(values, table)
+
+
+def _known(one: Result) -> str:
+    """What is known of a value's error and its terms, in a few words."""
+    words = []
+    if one.interval is not None:
+        words.append(f"{one.interval.level:.0%} {one.interval.lower:.4g} … {one.interval.upper:.4g}")
+    if "std" in one.extra:
+        words.append(f"± {one.extra['std']:.6f} over {one.extra.get('parts', 'its parts')}")
+    if one.bounds is not None:
+        proof = f"{one.extra['proof']}: " if "proof" in one.extra else ""
+        low, high = one.value - one.bounds.lower, one.bounds.upper - one.value
+        words.append(f"exact within −{low:.1e} … +{high:.1e} ({proof}{one.bounds.covers})")
+    if one.convention:
+        words.append(f"as {one.convention} defines it")
+    return "; ".join(words)
 
 
 def _name(text: str) -> Text:
@@ -71,16 +104,29 @@ def _name(text: str) -> Text:
     return Text(shown(text))
 
 
-def _set_line(info: SetInfo) -> str:
-    counted = "unknown number of samples" if info.n is None else f"{info.n} samples"
-    words = [f"{info.description} ({info.kind}, {counted}"]
-    if info.skipped:
-        words.append(f", {len(info.skipped)} unreadable left out")
-    if info.dropped:
-        words.append(f", {info.dropped} at the end left out")
-    if info.seconds and info.n:
-        words.append(f", {info.n / info.seconds:.1f} images/s")
+def _set_line(one: Mapping[str, Any]) -> str:
+    counted = "unknown number of samples" if one["n"] is None else f"{one['n']} samples"
+    words = [f"{one['description']} ({one['kind']}, {counted}"]
+    if one["skipped"]:
+        words.append(f", {len(one['skipped'])} unreadable left out")
+    if one["dropped"]:
+        words.append(f", {one['dropped']} at the end left out")
+    if one["images_per_second"]:
+        words.append(f", {one['images_per_second']:.1f} images/s")
     return "".join(words) + ")"
+
+
+def metrics_table() -> RenderableType:
+    """One row a metric: what it reads, and its results."""
+    table = Table(title="Metrics (fastfid compare --metrics NAME,NAME)", title_justify="left", show_lines=False)
+    for heading in ("name", "results", "features", "of the reference", "of the generated set", "computed by"):
+        table.add_column(heading, overflow="fold")
+    for name, one in METRICS.items():
+        given = ", ".join(one.gives).replace("*", "convention") or name
+        function = one.function.rpartition(":")[2]
+        row = (given, one.space, one.ref or "–", one.gen, f"fastfid.metrics.{function}")
+        table.add_row(Text(name, style="bold"), *(Text(cell) for cell in row))
+    return table
 
 
 def protocols_table(protocols: Iterable[Protocol]) -> RenderableType:

@@ -78,7 +78,7 @@ def compare(rng: Generator, folder: Path) -> None:
         command("compare", *given, *net, "--json", out, label="compare", codes=(0,))
         report = json.loads(out.read_text())
         want = _between()
-        got = float(report[report["metric"]]["value"])
+        got = float(report["results"]["fid"]["value"])
         close(got, want, 1e-9 * (1 + want), "compare: value in JSON")
         require([one.name for one in folder.iterdir()] == ["r.json"], "compare: stray files")
     elif kind < 3:
@@ -145,9 +145,9 @@ def plain(name: str) -> Any:
     """Commands that take nothing, or whose work is too long for a campaign: their words are tried."""
 
     def run(rng: Generator, folder: Path) -> None:
-        if name in ("protocols", "info") and rng.integers(8) == 0:
+        if name in ("protocols", "metrics", "info") and rng.integers(8) == 0:
             done = command(name, label=name, codes=(0,))
-            require("pytorch-fid" in done.output or "torch" in done.output, f"{name}: output")
+            require("pytorch-fid" in done.output or "torch" in done.output or "prdc" in done.output, f"{name}: output")
             return
         if rng.integers(4) == 0:
             command(name, pick(rng, ("-h", "--help")), label=f"{name} --help", codes=(0,))
@@ -166,13 +166,10 @@ def plain(name: str) -> Any:
     return run
 
 
-_PLAIN = ("protocols", "info", "demo", "bench")
+_PLAIN = ("protocols", "metrics", "info", "demo", "bench")
 ENTRIES = [
     Entry("fuzz/command compare", compare, ("command compare",)),
     Entry("fuzz/command stats", stats_command, ("command stats",)),
     Entry("fuzz/command merge", merge, ("command merge",)),
-    *(
-        Entry(f"fuzz/command {name}", plain(name), (f"command {name}",))
-        for name in ("protocols", "info", "demo", "bench")
-    ),
+    *(Entry(f"fuzz/command {name}", plain(name), (f"command {name}",)) for name in _PLAIN),
 ]

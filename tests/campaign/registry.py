@@ -7,6 +7,7 @@ from campaign import (
     files,
     fuzz_calls,
     fuzz_commands,
+    fuzz_evaluate,
     fuzz_images,
     fuzz_moments,
     fuzz_numerics,
@@ -16,7 +17,19 @@ from campaign import (
 )
 from campaign.trial import Entry
 
-_MODULES = (fuzz_numerics, fuzz_moments, fuzz_images, fuzz_calls, fuzz_commands, files, kills, ranks, special, ambient)
+_MODULES = (
+    fuzz_numerics,
+    fuzz_moments,
+    fuzz_images,
+    fuzz_calls,
+    fuzz_commands,
+    fuzz_evaluate,
+    files,
+    kills,
+    ranks,
+    special,
+    ambient,
+)
 ENTRIES: dict[str, Entry] = {entry.name: entry for module in _MODULES for entry in module.ENTRIES}
 
 FLOORS = {"fuzz": 200, "files": 500, "kills": 20, "ranks": 6, "special": 100, "ambient": 100}
