@@ -60,14 +60,16 @@ def test_one_pass_gives_what_each_metric_gives_by_itself() -> None:
 
 
 def test_results_of_one_metric_have_names_of_their_own() -> None:
-    asked = {"prdc": {}, "pr": {}, "realism": {}, "authpct": {}}
+    asked = {"prdc": {}, "pr": {}, "realism": {}, "authpct": {}, "mind": {}, "vendi": {}, "mmd": {}}
     report = fastfid.evaluate(REAL, MADE, asked, batch_size=12, protocol="stylegan3", **OURS)
     names = ["precision", "recall", "density", "coverage", "precision[stylegan]", "recall[stylegan]"]
-    assert list(report) == [*names, "realism", "authpct"]
+    assert list(report) == [*names, *list(asked)[2:]]
     real, made = (rows(images, protocol="stylegan3").float() for images in (REAL, MADE))
     want = dict(fastfid.metrics.prdc(real, made))
     want |= fastfid.metrics.precision_recall(real, made, convention="stylegan")
     want |= {"realism": fastfid.metrics.realism(real, made), "authpct": fastfid.metrics.authenticity(real, made)}
+    want |= {"mind": fastfid.metrics.mind(real, made), "vendi": fastfid.metrics.vendi(made)}
+    want |= {"mmd": fastfid.metrics.mmd(real, made)}
     assert {name: one.value for name, one in report.items()} == {name: one.value for name, one in want.items()}
 
 
