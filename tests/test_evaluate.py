@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import sys
@@ -263,3 +264,10 @@ def test_a_new_metric_reaches_everything(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         main(["metrics"])
     assert "gap" in capsys.readouterr().out
+
+
+def test_every_metric_of_the_table_is_there() -> None:
+    for name, one in table.METRICS.items():
+        module, _, function = one.function.partition(":")
+        assert callable(getattr(importlib.import_module(module), function)), name
+        assert function in fastfid.metrics.__all__, name
