@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,13 +139,6 @@ def noise(n: int) -> Source:
     return open_source(np.random.default_rng(n).integers(0, 256, (n, 6, 6, 3), dtype=np.uint8))
 
 
-def processes() -> Any:
-    """A multiprocessing context whose processes are forks of one that has imported torch and done nothing else."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cache_pass"])
-    return context
-
-
 def compete(folder: str, rounds: int, failures: Any) -> None:
     """What one of several processes does: fill, read and remove one entry, over and over."""
     try:
@@ -170,10 +162,12 @@ def compete(folder: str, rounds: int, failures: Any) -> None:
         raise
 
 
-def recording_of(kind: str, where: str) -> Recording:
-    """One that saves after each batch, in a cache or to a checkpoint alone."""
+def recording_of(kind: str, where: str, every_s: float = 0.0) -> Recording:
+    """One that saves after each batch, or now and then, in a cache or to a checkpoint alone."""
     key = key_of("x")
-    return FeatureCache(where).record(key, every_s=0) if kind == "cache" else record_checkpoints(where, key, every_s=0)
+    if kind == "cache":
+        return FeatureCache(where).record(key, every_s=every_s)
+    return record_checkpoints(where, key, every_s=every_s)
 
 
 def pass_until_killed(kind: str, where: str, begun: Any) -> None:

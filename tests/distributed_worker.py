@@ -6,7 +6,6 @@ variables, and a store that the parent holds. Run as a script, this file is one 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,10 +15,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
-from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import child
 import numpy as np
@@ -65,7 +61,7 @@ def run_and_signal(
     A rank that was killed has code ``-number`` and neither value nor error. One that was stopped (SIGSTOP) is continued
     when all others have ended. A rank that has not ended after LIMIT_S is killed, which is an AssertionError.
     """
-    context = _forkserver()
+    context = child.processes()
     store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
     processes, pipes = [], []
     for rank in range(size):
@@ -90,24 +86,6 @@ def run_and_signal(
     outcomes = [found[rank] for rank in range(size)]
     assert all(outcome.code is not None for outcome in outcomes), f"hangs: {outcomes}"
     return outcomes
-
-
-def _forkserver() -> Any:
-    """The server's context; it runs, and its fastfid is this process's.
-
-    A server looks in the folder that it starts in first, where a checkout may lie: it starts in the tests' own, and
-    finds the rest by PYTHONPATH.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "click.testing", "images", "fastfid.api", "distributed_worker"])
-    here = Path.cwd()
-    os.chdir(child.TESTS)
-    try:
-        with patch.dict(os.environ, child.environment()):
-            forkserver.ensure_running()
-    finally:
-        os.chdir(here)
-    return context
 
 
 def stop_for(seconds: float) -> None:

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import child
 import numpy as np
 import pytest
 import torch
-from cache_pass import DIM, Interrupted, all_features, cached_bits, compete, key_of, processes, run_pass
+from cache_pass import DIM, Interrupted, all_features, cached_bits, compete, key_of, run_pass
 from images import photo, photos, png, write_folder
 
 from fastfid.errors import CacheWarning
@@ -244,9 +245,9 @@ def test_warnings_go_where_they_are_asked_to(tmp_path: Path) -> None:
 
 
 def test_several_processes_at_one_entry(tmp_path: Path) -> None:
-    context = processes()
+    context = child.processes()
     failures = context.Queue()
-    workers = [context.Process(target=compete, args=(str(tmp_path / "cache"), 100, failures)) for _ in range(3)]
+    workers = [context.Process(target=compete, args=(str(tmp_path / "cache"), 40, failures)) for _ in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:

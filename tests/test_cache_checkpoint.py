@@ -6,8 +6,9 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import child
 import pytest
-from cache_pass import Interrupted, all_features, key_of, noise, pass_until_killed, processes, recording_of, run_pass
+from cache_pass import Interrupted, all_features, key_of, noise, pass_until_killed, recording_of, run_pass
 from images import photos, write_folder
 
 from fastfid.errors import CacheError, CacheWarning, OutputError
@@ -200,7 +201,7 @@ def test_a_kill_at_any_moment_leaves_something_to_go_on_with(tmp_path: Path, kin
     """Saving after every batch, a pass of 100 batches is killed four times, most likely in a save."""
     source, where = noise(400), tmp_path / "here"
     want = uninterrupted(source, tmp_path)
-    context, read = processes(), 0
+    context, read = child.processes(), 0
     for pause in (0.0, 0.011, 0.023, 0.037):
         begun = context.Event()
         process = context.Process(target=pass_until_killed, args=(kind, str(where), begun))
@@ -213,7 +214,7 @@ def test_a_kill_at_any_moment_leaves_something_to_go_on_with(tmp_path: Path, kin
             assert recording.resumed is not None
             assert read < recording.resumed.read < 400  # it had gone on
             read = recording.resumed.read
-    moments, state = run_pass(source, recording_of(kind, str(where)))
+    moments, state = run_pass(source, recording_of(kind, str(where), every_s=30))
     assert (moments.bits(), state.read) == (want, 400)
     if kind == "cache":
         entry = FeatureCache(where).open(key_of("x"))

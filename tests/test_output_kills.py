@@ -5,14 +5,13 @@ A few kills of each kind; ``tests/campaign`` kills hundreds.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
+import child
 import pytest
 import torch
 from images import photos, write_folder
@@ -35,12 +34,6 @@ class Means(torch.nn.Module):
         return torch.nn.functional.adaptive_avg_pool2d(x, 3).flatten(1)
 
 
-def processes() -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "numpy"])  # not fastfid: the server looks in the current folder first
-    return context
-
-
 def strangers(folder: Path) -> list[str]:
     """Files that are neither a result, nor an entry of the cache, nor what it knows of the sets' files."""
     kept = (folder / "kept").rglob("*")
@@ -56,7 +49,7 @@ def kill_loop(folder: Path, kind: str, keep: str, kills: int) -> None:
     before = os.getcwd()  # noqa: PTH109
     os.chdir(folder)
     try:
-        context, draw = processes(), random.Random(f"{kind} {keep}")
+        context, draw = child.processes(), random.Random(f"{kind} {keep}")
         begun = context.Event()
         process = context.Process(target=killed, args=(kind, keep, str(folder), begun))
         process.start()
@@ -98,7 +91,7 @@ def kill_loop(folder: Path, kind: str, keep: str, kills: int) -> None:
 
 def run_again(folder: Path, kind: str, keep: str, want: bytes) -> None:
     """The same command once more, after all that."""
-    process = processes().Process(target=killed, args=(kind, keep, str(folder), None))
+    process = child.processes().Process(target=killed, args=(kind, keep, str(folder), None))
     process.start()
     process.join(120)
     assert process.exitcode == 0
