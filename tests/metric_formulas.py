@@ -123,3 +123,23 @@ def frechet(x: Array, y: Array, ddof: int = 1) -> float:
     gap = x.mean(axis=0) - y.mean(axis=0)
     root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     return float(gap @ gap + (a**2).sum() + (b**2).sum() - 2 * root)
+
+
+def mind(x: Array, y: Array, projections: int, seed: int) -> Array:
+    """3 d times the squared distance along every direction; torch-fidelity's draws."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        n = min(len(x), len(y))
+        x, y = (rows if len(rows) == n else rows[torch.randperm(len(rows))[:n].numpy()] for rows in (x, y))
+        u = torch.randn(projections, x.shape[1])
+    u = (u / u.norm(dim=1, keepdim=True).clamp_min(1e-12)).double().numpy()
+    gaps = [np.sort(x @ one) - np.sort(y @ one) for one in u]
+    return 3.0 * x.shape[1] * np.array([(gap**2).mean() for gap in gaps])
+
+
+def vendi(x: Array) -> float:
+    """By the singular values of the rows."""
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    shares = np.linalg.svd(unit, compute_uv=False) ** 2 / len(x)
+    shares = shares[shares > 0]
+    return float(np.exp(-(shares * np.log(shares)).sum()))

@@ -159,3 +159,9 @@ COSINE = 1e-14
 
 FEATURE_DISTANCE = 1e-9
 """Fréchet distance of features against the singular values of the samples, relative to the traces."""
+
+SLICED = 1e-12
+"""MIND against its formula, relative: projections and sums in float64 on both sides."""
+
+VENDI = 1e-10
+"""Vendi score from eigenvalues of a Gram matrix against singular values, relative: d eigenvalues off by eps each."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         realism_scores,
     )
     from fastfid.metrics.result import Result
+    from fastfid.metrics.sliced import mind
+    from fastfid.metrics.spectral import vendi
 
 _PUBLIC = {
     "authenticity": "fastfid.metrics.manifold",
@@ -35,7 +37,9 @@ _PUBLIC = {
     "inception_score": "fastfid.metrics.inception_scores",
     "kid": "fastfid.metrics.kernel_mmd",
     "mifid": "fastfid.metrics.gaussian_distance",
+    "mind": "fastfid.metrics.sliced",
     "mmd": "fastfid.metrics.kernel_mmd",
+    "vendi": "fastfid.metrics.spectral",
 }
 
 __all__ = sorted(_PUBLIC)

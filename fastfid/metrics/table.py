@@ -103,8 +103,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "realism": Metric(_MODULES + "manifold:realism", "rows", "rows", display="Realism"),
         "authpct": Metric(_MODULES + "manifold:authenticity", "rows", "rows", display="AuthPct"),
         "mifid": Metric(_MODULES + "gaussian_distance:mifid", "rows", "rows", display="MIFID"),
-        "mind": Metric(_MODULES + ":mind", "rows", "rows", display="MIND"),
-        "vendi": Metric(_MODULES + ":vendi", None, "rows", display="Vendi score"),
+        "mind": Metric(_MODULES + "sliced:mind", "rows", "rows", display="MIND"),
+        "vendi": Metric(_MODULES + "spectral:vendi", None, "rows", display="Vendi score"),
         "mmd": Metric(_MODULES + "kernel_mmd:mmd", "rows", "rows", display="MMD"),
     }
 )
