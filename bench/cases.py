@@ -19,6 +19,7 @@ MODULES = {
     "evaluator_cases": ("evaluator",),
     "network_cases": ("network",),
     "decode_cases": ("decode",),
+    "pairwise_cases": ("pairwise",),
 }
 """Module → the operations it has cases of; only the modules that are asked for are imported."""
 

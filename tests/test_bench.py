@@ -81,7 +81,7 @@ def test_another_machine_is_not_compared(bench: Any, tmp_path: Path) -> None:
     assert exit_code(bench, tmp_path, old, new) == 2
 
 
-@pytest.mark.parametrize("module", ["resize_cases", "frechet_cases", "moments_cases", "decode_cases"])
+@pytest.mark.parametrize("module", ["resize_cases", "frechet_cases", "moments_cases", "decode_cases", "pairwise_cases"])
 def test_cases_are_complete(bench: Any, module: str) -> None:
     ops = bench("cases").MODULES[module]
     made = bench(module).cases(torch.device("cpu"))

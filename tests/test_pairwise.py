@@ -19,7 +19,7 @@ from fastfid.pairwise.tiles import Pairs, Sizes
 
 Rng = np.random.Generator
 Pair = tuple[torch.Tensor, torch.Tensor]
-SMALL = Sizes(tile=48, panel=2**14, bands=3)
+SMALL = Sizes(tile=48, panel=2**14)
 
 
 def normal(rng: Rng, n: int, d: int) -> torch.Tensor:
@@ -144,7 +144,7 @@ def test_copied_rows_at_two_thousand_columns(rng: Rng) -> None:
     y = normal(rng, 250, 2048) + 0.4
     y[:100] = x[200:300]
     rx, ry = (torch.from_numpy(oracle.radii(side, 5)) for side in (x, y))
-    check_between(x, y, rx, ry, Sizes(100, 2**21, 2))
+    check_between(x, y, rx, ry, Sizes(100, 2**21))
     product = (x**2).sum(1)[:, None] + (y**2).sum(1)[None, :] - 2 * x @ y.T
     wrong = (product < rx.float()[:, None]) != (torch.from_numpy(oracle.squared(x, y)) < rx[:, None])
     assert bool(wrong.any()), "float32 would have done: the test asks nothing"
@@ -280,7 +280,7 @@ def test_every_pair_is_in_one_tile(rng: Rng) -> None:
     x, y = normal(rng, 211, 5), normal(rng, 97, 5)
     for pairs in (Pairs(x, y), Pairs(x)):
         seen = torch.zeros(len(pairs.x), len(pairs.y), dtype=torch.int64)
-        for tile in pairs.tiles(sizes=Sizes(16, 16 * 5 * 4 * 3, 3)):
+        for tile in pairs.tiles(sizes=Sizes(16, 16 * 5 * 4 * 3)):
             seen[tile.x.span, tile.y.span] += ~torch.isinf(tile.lower)
         if pairs.within:
             seen = seen + seen.T + torch.eye(len(x), dtype=torch.int64)

@@ -29,8 +29,7 @@ def feature_matrix(features: object, argument: str = "features") -> torch.Tensor
 def first_bad_row(x: torch.Tensor, start: int = 0) -> torch.Tensor:
     """int64 []: start + the first row of x [b ≥ 1, d] with NaN or infinity, CLEAN without one; waits for nothing.
 
-    One pass and no temporary of x's size: the extremes of a row are finite only if all of it is.
+    No temporary of x's size: the extremes of a row are finite only if all of it is.
     """
-    low, high = torch.aminmax(x, dim=1)
-    finite = torch.isfinite(low) & torch.isfinite(high)
+    finite = torch.isfinite(x.amin(1)) & torch.isfinite(x.amax(1))  # aminmax along a dimension takes 7 times as long
     return torch.arange(start, start + len(x), dtype=torch.int64, device=x.device).masked_fill_(finite, CLEAN).amin()

@@ -32,8 +32,8 @@ LARGEST = 2.0**500
 _SMALLEST = -500
 """Smallest exponent of the scale: what lies below is taken as it is."""
 
-_SAMPLED = 1024
-"""Rows whose mean is the centre; the mean of all would make norms smaller by a thousandth."""
+_SAMPLED = 256
+"""Rows whose mean is the centre; the mean of all would make squares smaller by 1/256."""
 
 _EXTRA = 128
 """p − d in γ, as the proof has it."""
@@ -81,6 +81,7 @@ class Frame:
         dtype: of products: float32, or float64 where float32 products are not IEEE's or d is too large.
         scale: σ.
         square: σ², exact.
+        moves: not all rows are equal.
 
     Raises:
         ValueError: entries so far apart that the squares of distances overflow float64.
@@ -89,15 +90,16 @@ class Frame:
     def __init__(self, x: torch.Tensor, y: torch.Tensor | None = None) -> None:
         sample = x[:: -(-len(x) // _SAMPLED)].double()
         self.centre = sample[0] + (sample - sample[0]).mean(0)  # exact where all rows are equal
-        ends = [end for side in ((x,) if y is None else (x, y)) for end in (side.amin(0), side.amax(0))]
-        farthest = max(float((end.double() - self.centre).abs().max()) for end in ends)
+        sides = (x,) if y is None else (x, y)
+        self.moves = not all(_all_equal(side, x[0]) for side in sides)
+        ends = [float(end) for side in sides for end in torch.aminmax(side)]
+        farthest = max(max(ends) - float(self.centre.min()), float(self.centre.max()) - min(ends))
         if not farthest <= LARGEST:
             raise ValueError(
                 f"features: entries lie {farthest:.3g} from their mean; accepted: up to {LARGEST:.3g}, since the "
                 "squares of larger distances overflow float64"
             )
-        self.moves = farthest > 0.0
-        exponent = max(math.frexp(farthest)[1], _SMALLEST) if self.moves else 0
+        exponent = max(math.frexp(farthest)[1], _SMALLEST)
         self.scale = 2.0**-exponent
         self.square = self.scale * self.scale
         narrow = ieee_products(x.device) and x.shape[1] <= _WIDEST
@@ -126,6 +128,11 @@ class Frame:
     def eta(self, d: int, dtype: torch.dtype) -> float:
         """η of the bound; 0 where all rows are equal, since then nothing was rounded."""
         return 16 * d * torch.finfo(dtype).tiny if self.moves else 0.0
+
+
+def _all_equal(x: torch.Tensor, row: torch.Tensor) -> bool:
+    """Whether all rows of x are equal to one, which the last mostly tells."""
+    return torch.equal(x[-1].double(), row.double()) and bool((x.amin(0) == row).all() and (x.amax(0) == row).all())
 
 
 def _squares(rows: torch.Tensor) -> torch.Tensor:

@@ -20,15 +20,13 @@ class Sizes(NamedTuple):
     Attributes:
         tile: rows and columns of a tile.
         panel: bytes of centred rows of either side.
-        bands: strips that a tile on the diagonal is taken in.
     """
 
     tile: int
     panel: int
-    bands: int
 
 
-SIZES = {"cpu": Sizes(1024, 2**25, 4), "cuda": Sizes(8192, 2**30, 4)}
+SIZES = {"cpu": Sizes(1024, 2**25), "cuda": Sizes(8192, 2**30)}
 """By kind of device; the CPU's are measured (``python bench/run.py --op pairwise``)."""
 
 
@@ -70,8 +68,7 @@ class Pairs:
                     if not same or j >= i:
                         x, y = left.part(*i), right.part(*j)
                         out = memory[: len(x) * len(y)].view(len(x), len(y))
-                        diagonal = same and i == j
-                        lower = lower_bounds_within(x, out, size.bands) if diagonal else lower_bounds(x, y, out)
+                        lower = lower_bounds_within(x, out) if same and i == j else lower_bounds(x, y, out)
                         yield Tile(self, x, y, lower)
 
 
