@@ -41,6 +41,11 @@ _EXTRA = 128
 _BLOCK = 32
 """Squares summed in the product's dtype before the sums are added in float64."""
 
+_ENTRIES = 2**18
+"""Entries centred at once: 1 MiB in float32, which stays in a cache until its squares are summed."""
+
+_ON_GPU = 2**28
+
 _WIDEST = 2**18
 """Columns up to which γ stays below 1/64 in float32."""
 
@@ -108,16 +113,25 @@ class Frame:
         if self._in_float32:
             self.centre = self.centre.float().double()  # the same centre in either dtype
 
-    def panel(self, features: torch.Tensor, span: tuple[int, int], dtype: torch.dtype) -> Panel:
-        """Rows [start, end) of a set in a dtype that products may have."""
-        part = features[span[0] : span[1]]
+    def panel(
+        self, features: torch.Tensor, span: tuple[int, int], dtype: torch.dtype, memory: torch.Tensor | None = None
+    ) -> Panel:
+        """Rows [start, end) of a set in a dtype that products may have, written to the beginning of ``memory``."""
+        part, d = features[span[0] : span[1]], features.shape[1]
+        rows = part.new_empty(part.shape, dtype=dtype) if memory is None else memory[: len(part)]
+        squares = part.new_empty(len(part), dtype=torch.float64)
         working = torch.float32 if self._in_float32 and dtype == torch.float32 else torch.float64
-        rows = torch.sub(part.to(working), self.centre.to(working))
-        if self.scale != 1.0:
-            rows *= self.scale
-        rows = rows.to(dtype)
-        squares = _squares(rows)
-        offset = squares * (1.0 - self.gamma(features.shape[1], dtype)) - self.eta(features.shape[1], dtype) / 2
+        centre, step = self.centre.to(working), max(1, (_ON_GPU if part.is_cuda else _ENTRIES) // d)
+        for start in range(0, len(part), step):
+            target = rows[start : start + step]
+            direct = target if working == dtype else None
+            moved = torch.sub(part[start : start + step].to(working), centre, out=direct)
+            if self.scale != 1.0:
+                moved *= self.scale
+            if direct is None:
+                target.copy_(moved)
+            squares[start : start + step] = _squares(target)
+        offset = squares * (1.0 - self.gamma(d, dtype)) - self.eta(d, dtype) / 2
         return Panel(rows, squares, offset.to(dtype), span[0])
 
     def gamma(self, d: int, dtype: torch.dtype) -> float:

@@ -57,13 +57,14 @@ class Pairs:
         dtype = torch.float64 if wide else self.frame.dtype
         wanted = max(1, size.panel // (self.x.shape[1] * dtype.itemsize * size.tile)) * size.tile
         memory = self.x.new_empty(min(size.tile, len(self.x)) * min(size.tile, len(self.y)), dtype=dtype)
+        panels = [self.x.new_empty(min(wanted, len(side)), side.shape[1], dtype=dtype) for side in (self.x, self.y)]
         for rows in spans(len(self.x), wanted):
-            left = self.frame.panel(self.x, rows, dtype)
+            left = self.frame.panel(self.x, rows, dtype, panels[0])
             for columns in spans(len(self.y), wanted):
                 if self.within and columns < rows:
                     continue
                 same = self.within and columns == rows
-                right = left if same else self.frame.panel(self.y, columns, dtype)
+                right = left if same else self.frame.panel(self.y, columns, dtype, panels[1])
                 for i, j in itertools.product(spans(len(left), size.tile), spans(len(right), size.tile)):
                     if not same or j >= i:
                         x, y = left.part(*i), right.part(*j)
