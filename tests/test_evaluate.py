@@ -81,6 +81,8 @@ def test_taps_of_the_network_from_one_forward() -> None:
     for name, tap in (("fid", "2048"), ("sfid", "spatial")):
         want = fastfid.fid(REAL[:7], MADE[:6], tap=tap, **common)
         assert report[name].value == want.value
+        names = ["extractor", "tap", "weights", "weights_sha256", "precision", "metric"]
+        assert list(report.networks[tap]) == names
         assert report.networks[tap]["extractor"] == want.run.extractor
         assert report[name].official is False
         assert "(random" in report[name].display_name

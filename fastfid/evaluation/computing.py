@@ -19,6 +19,8 @@ from fastfid.extractors import PRECISIONS
 from fastfid.metrics.result import Result
 
 _ROLES = ("ref", "gen")
+_NETWORK = ("extractor", "tap", "weights", "weights_sha256", "precision", "metric")
+"""What a report says of a network; metadata of statistics hold more, of their sets."""
 
 
 def require_computable(plan: Plan, given: list[GivenSet]) -> None:
@@ -109,7 +111,8 @@ def _report(
 def _checked(session: Session, plan: Plan, tap: str, sides: Mapping[str, MeasuredSet]) -> dict[str, Any]:
     """What made the features of a tap, the same on both sides, and what must be said of them."""
     read = [(side.info.description, side.features[tap]) for side in sides.values() if tap in side.features]
-    facts = identity(session, read)
+    known = identity(session, read)
+    facts = {name: known.get(name) for name in _NETWORK}
     for role, side in sides.items():
         if tap in plan.moments(role):
             require_two(role, side.info.description, side.features[tap].moments.n)
